@@ -1,0 +1,90 @@
+"""Feature learning: how a model comes to depend on the directions of its input that matter.
+
+How much, and where, does my network learn features?
+    One call on any torch model gives one report: ``measure_features``, ``FeatureReport``, ``LayerReport``.
+    Along training: ``FeatureTracker``.
+    From a checkpoint to a reference: ``lazy_rich``, ``kernel_drift``. Of the last features: ``neural_collapse``.
+    Of one loss: ``canonical_relations``, ``feature_speed``.
+    The matrices themselves: ``agop_of_module``, ``agop_of_function``, ``patch_agop``.
+    Layers of your own, and parts of layers: ``register_layer_rule``, ``Rows``.
+
+Names load at first use: ``import featlearn`` imports no other package. Data to try things on is in
+``featlearn.datasets``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import agop, datasets, linalg, measure, plots, report
+    from .agop.definition import agop_of_function
+    from .agop.feature_speed import feature_speed
+    from .agop.layers import Rows, register_layer_rule
+    from .agop.of_module import agop_of_module, patch_agop
+    from .measure.collapse import neural_collapse
+    from .measure.drift import kernel_drift, lazy_rich
+    from .measure.features import measure_features
+    from .measure.lossside import canonical_relations
+    from .measure.results import FeatureReport, LayerReport
+    from .measure.tracker import FeatureTracker
+
+__version__ = "0.1.0"
+
+__all__ = [
+    # How much, and where, does my network learn features?
+    "measure_features",
+    "FeatureReport",
+    "LayerReport",
+    "FeatureTracker",
+    "lazy_rich",
+    "kernel_drift",
+    "neural_collapse",
+    "canonical_relations",
+    "feature_speed",
+    "agop_of_module",
+    "agop_of_function",
+    "patch_agop",
+    "register_layer_rule",
+    "Rows",
+    # rooms with names of their own
+    "agop",
+    "datasets",
+    "linalg",
+    "measure",
+    "plots",
+    "report",
+]
+
+_HOME = {
+    "measure_features": "measure.features",
+    "FeatureReport": "measure.results",
+    "LayerReport": "measure.results",
+    "FeatureTracker": "measure.tracker",
+    "lazy_rich": "measure.drift",
+    "kernel_drift": "measure.drift",
+    "neural_collapse": "measure.collapse",
+    "canonical_relations": "measure.lossside",
+    "feature_speed": "agop.feature_speed",
+    "agop_of_module": "agop.of_module",
+    "agop_of_function": "agop.definition",
+    "patch_agop": "agop.of_module",
+    "register_layer_rule": "agop.layers",
+    "Rows": "agop.layers",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    elif name in __all__:
+        value = import_module(f".{name}", __name__)
+    else:
+        raise AttributeError(f"Module {__name__!r} has no attribute {name!r}.")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
