@@ -44,9 +44,9 @@ def as_tensor(
     tensor : Tensor of shape (n, ...)
         Dense and floating.
     restore : callable(result, *, per_sample=True)
-        Gives kind, dtype (when ``X`` is floating) and device of ``X`` to a tensor: a tensor for a tensor, an array for an
-        array or a sequence. For pandas, a result with one row a sample becomes a Series or a DataFrame with the index of
-        ``X`` (and its columns, if there are as many); with ``per_sample=False`` an array.
+        Gives kind, dtype (when ``X`` is floating) and device of ``X`` to a tensor: a tensor for a tensor, an array for
+        an array or a sequence. For pandas, a result with one row a sample becomes a Series or a DataFrame with the
+        index of ``X`` (and its columns, if there are as many); with ``per_sample=False`` an array.
 
     Raises
     ------
