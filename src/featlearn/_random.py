@@ -1,0 +1,40 @@
+"""The only code that touches randomness: generators derived from ``random_state``, never the global one."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+__all__ = ["generator", "preserved_rng"]
+
+
+def generator(random_state: int, *keys: int | str) -> torch.Generator:
+    """CPU generator seeded by ``random_state`` and ``keys``, the same on every device and in every process.
+
+    Parameters
+    ----------
+    random_state : int
+        Non-negative seed of the user.
+    *keys : int or str
+        What the numbers are for (a batch index, a layer name): different keys give independent streams.
+
+    Returns
+    -------
+    torch.Generator
+        On the CPU, so that the stream does not depend on the device.
+    """
+    entropy = [random_state, *(zlib.crc32(key.encode()) if isinstance(key, str) else key for key in keys)]
+    seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return torch.Generator().manual_seed(seed)
+
+
+@contextmanager
+def preserved_rng() -> Iterator[None]:
+    """Give the global torch generators (CPU and every CUDA device in use) back as they were found."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        yield

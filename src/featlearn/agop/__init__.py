@@ -1,0 +1,1 @@
+"""The average gradient outer product of any model."""

@@ -1,0 +1,487 @@
+r"""Layer rules: how a module's weight, output and input become the ``W``, ``h`` and ``x`` of ``h = W x + b``.
+
+A rule says, for one class of module, which tensor is the weight and how to view it as ``(groups, k, d)``, an output (or
+its gradient) as ``(n, groups * k, P)``, and an input as patches ``(n, groups, d, P)``: n samples, P positions.
+:func:`register_layer_rule` adds rules of your own.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..exceptions import ModelError, UnmeasurableError
+
+__all__ = ["Layer", "LayerRule", "Rows", "find_layers", "register_layer_rule", "resolve_layers", "unwrap"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerRule:
+    """How one class of module is read as ``h = W x + b``.
+
+    Attributes
+    ----------
+    kind : str
+        Name shown in reports.
+    parameter : callable
+        ``module -> Tensor``: the weight as the module holds it, the tensor that a loss has a gradient for.
+    matrix : callable
+        ``(module, weight) -> Tensor of shape (groups, k, d)``; also applied to the weight's gradient.
+    output : callable
+        ``(module, output, n) -> Tensor of shape (n, groups * k, P)``, a view where possible. A first axis other than n
+        means that samples are spread over it (frames merged into the batch).
+    patches : callable
+        ``(module, input, n) -> Tensor of shape (n, groups, d, P)``.
+    bias : callable
+        ``module -> Tensor of shape (groups * k,) or None``.
+    patch_shape : callable
+        ``module -> (channels / groups, *kernel)`` or ``None``.
+    """
+
+    kind: str
+    parameter: Callable[[Any], Tensor]
+    matrix: Callable[[Any, Tensor], Tensor]
+    output: Callable[[Any, Tensor, int], Tensor]
+    patches: Callable[[Any, Tensor, int], Tensor]
+    bias: Callable[[Any], Tensor | None] = lambda module: module.bias
+    patch_shape: Callable[[Any], tuple[int, ...] | None] = lambda module: None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some output rows of a layer measured as a layer of their own: a fused qkv projection, one head.
+
+    Parameters
+    ----------
+    layer : str
+        Name of the layer.
+    start, stop : int
+        Rows ``start <= i < stop`` of W, and the same rows and columns of K.
+    label : str, optional
+        Suffix of the name in the report; default ``"[start:stop]"``.
+    """
+
+    layer: str
+    start: int
+    stop: int
+    label: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Name in the report."""
+        return f"{self.layer}[{self.start}:{self.stop}]" if self.label is None else f"{self.layer}.{self.label}"
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One measured layer: a module seen through its rule, possibly a part of it (attention) or some of its rows."""
+
+    name: str
+    module_name: str
+    module: nn.Module
+    rule: LayerRule
+    part: str = ""
+    rows: slice | None = None
+    shared_with: tuple[str, ...] = ()
+
+    def parameter(self) -> Tensor:
+        """The weight as the module holds it."""
+        return self.rule.parameter(self.module)
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        """View a weight (or its gradient, or a reference weight) as (groups, k, d)."""
+        matrix = self.rule.matrix(self.module, weight)
+        return matrix if self.rows is None else matrix[:, self.rows]
+
+    def weight(self) -> Tensor:
+        """``W`` of shape (groups, k, d), detached."""
+        return self.matrix(self.parameter().detach())
+
+    def bias(self) -> Tensor | None:
+        """Bias of shape (groups * k,), or None."""
+        bias = self.rule.bias(self.module)
+        return bias if bias is None or self.rows is None else bias[self.rows]
+
+    def output(self, tensor: Tensor, n: int) -> Tensor:
+        """View an output, or the gradient with respect to it, as (n, groups * k, P)."""
+        output = self.rule.output(self.module, tensor, n)
+        return output if self.rows is None else output[:, self.rows]
+
+    def patches(self, tensor: Tensor, n: int) -> Tensor:
+        """Input as patches (n, groups, d, P): a copy for convolutions, ``kernel size`` times the input."""
+        return self.rule.patches(self.module, tensor, n)
+
+
+# --- rules ------------------------------------------------------------------------------------------------------------
+
+
+def _vectors(tensor: Tensor, n: int) -> Tensor:
+    """Vectors on the last axis, any leading axes, as (n, features, P)."""
+    features = tensor.shape[-1]
+    leading = tensor.shape[:-1]
+    if leading and leading[0] != n and n in leading:  # (T, n, d): the sample axis is not the first
+        tensor = tensor.movedim(leading.index(n), 0)
+    if leading and n in leading:
+        return tensor.reshape(n, -1, features).mT
+    rows = tensor.reshape(-1, features)
+    return rows.reshape(n, -1, features).mT if n and len(rows) % n == 0 else rows.unsqueeze(-1)
+
+
+def _linear_output(module: Any, tensor: Tensor, n: int) -> Tensor:
+    return _vectors(tensor, n)
+
+
+def _linear_patches(module: Any, tensor: Tensor, n: int) -> Tensor:
+    return _vectors(tensor, n).unsqueeze(1)
+
+
+def _weight(module: Any) -> Tensor:
+    return module.weight
+
+
+LINEAR = LayerRule(
+    kind="linear",
+    parameter=_weight,
+    matrix=lambda module, weight: weight.unsqueeze(0),
+    output=_linear_output,
+    patches=_linear_patches,
+)
+
+# Hugging Face's Conv1D is a linear layer that stores its weight as (inputs, outputs).
+TRANSPOSED_LINEAR = LayerRule(
+    kind="linear",
+    parameter=_weight,
+    matrix=lambda module, weight: weight.mT.unsqueeze(0),
+    output=_linear_output,
+    patches=_linear_patches,
+)
+
+
+def _conv_output(module: Any, tensor: Tensor, n: int) -> Tensor:
+    spatial = module.weight.dim() - 2
+    if tensor.dim() == spatial + 1:  # one image without a batch axis
+        tensor = tensor.unsqueeze(0)
+    return tensor.flatten(2)
+
+
+def _conv_patches(module: Any, tensor: Tensor, n: int) -> Tensor:
+    assert isinstance(module, nn.modules.conv._ConvNd)
+    spatial = module.weight.dim() - 2
+    if tensor.dim() == spatial + 1:
+        tensor = tensor.unsqueeze(0)
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    # The one attribute that holds the padding of every mode, of "same", and of numbers alike.
+    padded = nn.functional.pad(tensor, module._reversed_padding_repeated_twice, mode=mode)
+    for axis in range(spatial):
+        size = (module.kernel_size[axis] - 1) * module.dilation[axis] + 1
+        padded = padded.unfold(2 + axis, size, module.stride[axis])[..., :: module.dilation[axis]]
+    batch, channels = padded.shape[:2]
+    positions = padded.shape[2 : 2 + spatial]
+    kernel = padded.shape[2 + spatial :]
+    grouped = padded.reshape(batch, module.groups, channels // module.groups, *positions, *kernel)
+    order = (0, 1, 2, *range(3 + spatial, 3 + 2 * spatial), *range(3, 3 + spatial))
+    return grouped.permute(order).reshape(batch, module.groups, -1, positions.numel())
+
+
+def _conv_matrix(module: Any, weight: Tensor) -> Tensor:
+    return weight.reshape(module.groups, weight.shape[0] // module.groups, -1)
+
+
+def _convolution(kind: str) -> LayerRule:
+    return LayerRule(
+        kind=kind,
+        parameter=_weight,
+        matrix=_conv_matrix,
+        output=_conv_output,
+        patches=_conv_patches,
+        patch_shape=lambda module: tuple(module.weight.shape[1:]),
+    )
+
+
+def _lora_update(module: Any) -> Tensor:
+    """``scaling * B A``, summed over the active adapters; zero once merged into the base."""
+    base: Tensor = module.base_layer.weight
+    if getattr(module, "merged", False) or getattr(module, "disable_adapters", False):
+        return torch.zeros_like(base)
+    a, b, scaling = module.lora_A, module.lora_B, getattr(module, "scaling", 1.0)
+    if not isinstance(a, nn.ModuleDict):
+        return float(scaling) * (_factor(b) @ _factor(a))
+    active = getattr(module, "active_adapters", None) or list(a)
+    update = torch.zeros_like(base)
+    for key in (key for key in active if key in a):
+        factor = scaling[key] if isinstance(scaling, Mapping) else scaling
+        update = update + float(factor) * (_factor(b[key]) @ _factor(a[key]))
+    return update
+
+
+def _factor(factor: Any) -> Tensor:
+    return factor if isinstance(factor, Tensor) else factor.weight
+
+
+LORA = LayerRule(
+    kind="lora",
+    parameter=lambda module: module.base_layer.weight + _lora_update(module),
+    matrix=lambda module, weight: weight.unsqueeze(0),
+    output=_linear_output,
+    patches=_linear_patches,
+    bias=lambda module: module.base_layer.bias,
+)
+
+
+def lora_reference(layer: Layer) -> Tensor:
+    """Weight before the adapter, the natural reference of a LoRA layer."""
+    return layer.parameter().detach() - _lora_update(layer.module).detach()
+
+
+def _attention_part(index: int) -> LayerRule:
+    names = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+    def parameter(module: Any) -> Tensor:
+        return getattr(module, names[index] if module.in_proj_weight is None else "in_proj_weight")
+
+    def own(module: Any) -> slice:
+        size: int = module.embed_dim
+        return slice(index * size, (index + 1) * size)
+
+    def matrix(module: Any, weight: Tensor) -> Tensor:
+        return (weight if module.in_proj_weight is None else weight[own(module)]).unsqueeze(0)
+
+    def bias(module: Any) -> Tensor | None:
+        return None if module.in_proj_bias is None else module.in_proj_bias[own(module)]
+
+    return LayerRule(
+        kind="attention", parameter=parameter, matrix=matrix, output=_linear_output, patches=_linear_patches, bias=bias
+    )
+
+
+ATTENTION_PARTS = {
+    "q": _attention_part(0),
+    "k": _attention_part(1),
+    "v": _attention_part(2),
+    "out_proj": LayerRule(
+        kind="attention",
+        parameter=lambda module: module.out_proj.weight,
+        matrix=lambda module, weight: weight.unsqueeze(0),
+        output=_linear_output,
+        patches=_linear_patches,
+        bias=lambda module: module.out_proj.bias,
+    ),
+}
+
+_RULES: dict[type[nn.Module], Mapping[str, LayerRule]] = {
+    nn.Linear: {"": LINEAR},
+    nn.Conv1d: {"": _convolution("conv1d")},
+    nn.Conv2d: {"": _convolution("conv2d")},
+    nn.Conv3d: {"": _convolution("conv3d")},
+    nn.MultiheadAttention: ATTENTION_PARTS,
+}
+
+_REFUSED: dict[type[nn.Module], str] = {
+    nn.Embedding: "an embedding reads indices, not vectors, so no input gradient exists",
+    nn.EmbeddingBag: "an embedding reads indices, not vectors, so no input gradient exists",
+    nn.Bilinear: "a bilinear layer is not of the form W x + b",
+    nn.RNNBase: "a fused recurrent layer hides its pre-activations",
+    nn.RNNCellBase: "a recurrent cell sums two weight matrices inside one operation",
+    nn.modules.conv._ConvTransposeNd: "a transposed convolution scatters: its patches are not inputs of W",
+}
+
+
+def register_layer_rule(cls: type[nn.Module], rule: LayerRule) -> None:
+    """Measure modules of class ``cls`` (and subclasses without a rule of their own) by ``rule``.
+
+    Parameters
+    ----------
+    cls : type
+        Subclass of ``torch.nn.Module`` whose forward computes ``W x + b`` and returns one tensor.
+    rule : LayerRule
+        Its weight, output and input.
+    """
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+        raise ModelError(f"Got {cls!r}, but expected a subclass of torch.nn.Module.")
+    if not isinstance(rule, LayerRule):
+        raise ModelError(f"Got {type(rule).__name__}, but expected a LayerRule.")
+    _RULES[cls] = {"": rule}
+
+
+def _rules_of(module: Any) -> Mapping[str, LayerRule] | None:
+    if all(hasattr(module, name) for name in ("base_layer", "lora_A", "lora_B")):
+        return {"": LORA} if isinstance(module.base_layer, nn.Linear) else None
+    for cls in type(module).__mro__:
+        if cls in _RULES:
+            return _RULES[cls]
+    if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
+        return {"": TRANSPOSED_LINEAR}
+    return None
+
+
+def _refusal(module: Any) -> str | None:
+    """Why a module that owns weights cannot be measured; None when it can, or when it owns none."""
+    own = list(module.parameters(recurse=False))
+    if any(torch.nn.parameter.is_lazy(parameter) for parameter in own):
+        return "its lazy parameters have no shape yet; run the model once first"
+    for cls, reason in _REFUSED.items():
+        if isinstance(module, cls):
+            return reason
+    if isinstance(module, nn.MultiheadAttention) and (module.bias_k is not None or module.add_zero_attn):
+        return "attention with bias_k or add_zero_attn attends to keys that no input made"
+    if _rules_of(module) is None and any(parameter.dim() >= 2 for parameter in own):
+        return f"no layer rule for {type(module).__name__}, which owns weights; add one with register_layer_rule"
+    return None
+
+
+# --- finding layers ---------------------------------------------------------------------------------------------------
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The user's module inside DataParallel, DistributedDataParallel and ``torch.compile`` wrappers.
+
+    Raises
+    ------
+    ModelError
+        For what is no module, a ScriptModule, or parameters sharded over processes.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"Got {type(model).__name__}, but expected a torch.nn.Module. Pass the model itself.")
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while isinstance(model, wrappers) or hasattr(model, "_orig_mod"):
+        inner: Any = model.module if isinstance(model, wrappers) else model._orig_mod
+        model = inner
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ModelError(
+                f"Got a ScriptModule at {name or 'the top'!r}. Pass the Python model it was scripted from."
+            )
+        if "FullyShardedDataParallel" in type(module).__name__:
+            raise ModelError(f"Got sharded parameters at {name or 'the top'!r}. Gather the full parameters first.")
+    for name, parameter in model.named_parameters():
+        if type(parameter.data).__name__ == "DTensor":
+            raise ModelError(f"Got the sharded parameter {name!r}. Gather the full parameters first.")
+    return model
+
+
+def find_layers(model: nn.Module) -> tuple[dict[str, Layer], dict[str, str]]:
+    """All layers that have a rule, in registration order, and a reason for every module with weights that has none."""
+    layers: dict[str, Layer] = {}
+    refused: dict[str, str] = {}
+    holders = _weight_holders(model)
+    for name, module in _walk(model, "", set()):
+        reason, rules = _refusal(module), _rules_of(module)
+        if reason is not None:
+            refused[name] = reason
+        elif rules is not None:
+            for part, rule in rules.items():
+                full = ".".join(piece for piece in (name, part) if piece)
+                shared = tuple(other for other in holders.get(id(rule.parameter(module)), ()) if other != name)
+                layers[full] = Layer(full, name, module, rule, part, shared_with=shared)
+    return layers, refused
+
+
+def _walk(module: nn.Module, name: str, seen: set[int]) -> Iterator[tuple[str, nn.Module]]:
+    """Modules depth first, each once, not entering those that have a rule (their children are parts of them)."""
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    yield name, module
+    if _rules_of(module) is None and not any(isinstance(module, cls) for cls in _REFUSED):
+        for child_name, child in module.named_children():
+            yield from _walk(child, f"{name}.{child_name}" if name else child_name, seen)
+
+
+def _weight_holders(model: nn.Module) -> dict[int, list[str]]:
+    holders: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            if parameter.dim() >= 2:
+                holders.setdefault(id(parameter), []).append(name)
+    return holders
+
+
+def resolve_layers(
+    model: nn.Module, layers: str | Rows | Sequence[str | Rows] = "auto"
+) -> tuple[list[Layer], dict[str, str], bool]:
+    """Turn ``layers=`` into layers, skipped names with reasons, and whether they were named explicitly.
+
+    Raises
+    ------
+    UnmeasurableError
+        For an unknown name (with the three closest), a named layer that cannot be measured, rows out of range, or a
+        model without any measurable layer.
+    """
+    available, refused = find_layers(model)
+    if isinstance(layers, str) and layers == "auto":
+        if not available:
+            raise UnmeasurableError(
+                f"Got {type(model).__name__}, which has no linear, convolution or attention layer"
+                + (f" ({'; '.join(f'{name}: {why}' for name, why in refused.items())})." if refused else ".")
+            )
+        return list(available.values()), refused, False
+    if isinstance(layers, (str, Rows)):
+        layers = [layers]
+    if not isinstance(layers, Iterable) or not (wanted := list(layers)):
+        raise UnmeasurableError(f"Got layers={layers!r}, but expected 'auto' or at least one layer name, glob or Rows.")
+    chosen: dict[str, Layer] = {}
+    for entry in wanted:
+        found = _rows_layer(entry, available, refused) if isinstance(entry, Rows) else None
+        for layer in [found] if found else _named_layers(model, entry, available, refused):
+            chosen[layer.name] = layer
+    return list(chosen.values()), {}, True
+
+
+def _rows_layer(rows: Rows, available: Mapping[str, Layer], refused: Mapping[str, str]) -> Layer:
+    if rows.layer not in available:
+        raise UnmeasurableError(_unknown(rows.layer, available, refused))
+    layer = available[rows.layer]
+    groups, k = layer.weight().shape[:2]
+    if groups != 1:
+        raise UnmeasurableError(
+            f"Got Rows of the grouped convolution {rows.layer!r}, but expected a layer of one group."
+        )
+    if not 0 <= rows.start < rows.stop <= k:
+        raise UnmeasurableError(
+            f"Got rows {rows.start}:{rows.stop} of {rows.layer!r}, but expected 0 <= start < stop <= {k}."
+        )
+    return Layer(
+        rows.name,
+        layer.module_name,
+        layer.module,
+        layer.rule,
+        layer.part,
+        slice(rows.start, rows.stop),
+        layer.shared_with,
+    )
+
+
+def _named_layers(
+    model: nn.Module, name: object, available: Mapping[str, Layer], refused: Mapping[str, str]
+) -> list[Layer]:
+    if not isinstance(name, str):
+        raise UnmeasurableError(f"Got the layer {name!r}, but expected a name, a glob or Rows.")
+    if name in available:
+        return [available[name]]
+    parts = [layer for layer in available.values() if layer.part and layer.module_name == name]
+    matches = parts or [layer for key, layer in available.items() if fnmatch.fnmatchcase(key, name)]
+    if matches:
+        return matches
+    aliases = dict(model.named_modules(remove_duplicate=False))
+    same = [layer for layer in available.values() if layer.module is aliases.get(name)]
+    if same:
+        return same
+    raise UnmeasurableError(_unknown(name, available, refused))
+
+
+def _unknown(name: str, available: Mapping[str, Layer], refused: Mapping[str, str]) -> str:
+    if name in refused:
+        return f"Got layer {name!r}, which cannot be measured: {refused[name]}."
+    inside = [key for key in available if key.startswith(f"{name}.")]
+    if inside:
+        return (
+            f"Got {name!r}, which holds layers but is none. Use the glob {name + '.*'!r} for {', '.join(inside[:3])}."
+        )
+    close = difflib.get_close_matches(name, available, n=3, cutoff=0.0)
+    return f"Got layer {name!r}, but the model has no such layer. The closest are {', '.join(map(repr, close))}."

@@ -1,0 +1,1 @@
+"""Matrices: spectra, similarity, roots."""
