@@ -17,7 +17,7 @@ __all__ = ["data_file", "data_folder", "read_idx"]
 
 
 def data_folder(folder: str | PathLike[str] | None, room: str) -> Path:
-    """``folder`` if given, else ``room`` in the folder that ``FEATLEARN_DATA`` names; ``DataError`` if neither is set."""
+    """``folder`` if given, else ``room`` in the folder that ``FEATLEARN_DATA`` names; ``DataError`` without either."""
     if folder is not None:
         return Path(folder)
     root = os.environ.get("FEATLEARN_DATA")

@@ -117,7 +117,7 @@ def load_cifar10_jpeg(
 
     Notes
     -----
-    Compression costs accuracy: never compare with published CIFAR-10 numbers. Decodes about 10,000 images a second.
+    Compression costs accuracy: never compare with published CIFAR-10 numbers. Decodes several thousand images a second.
     """
     from PIL import Image
 
