@@ -1,0 +1,280 @@
+r"""Alignment of a layer's weights with its AGOP: correlation, chance level and error bar at any power."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..agop.accumulate import TangentKernel
+from ..exceptions import DataError
+from .coordinates import Coordinates, Factors, correlation, eigen
+from .null import closed_form_null, sampled_null
+from .probes import PowerOne, jackknife, student_interval
+
+__all__ = ["STATISTICS", "Aligned", "Alignment", "align", "alignment_from_coordinates"]
+
+NAN = float("nan")
+STATISTICS = ("pearson", "cosine")
+MOST_EIGH = 512  # rank up to which errors and nulls at powers other than 1 are worth their eigendecompositions
+CERTAIN = 1 - 1e-6  # a null above this leaves no room for an excess
+
+
+@dataclass(frozen=True)
+class Alignment:
+    r"""One correlation of ``W^T W`` with a power of the AGOP, beside its chance level and error.
+
+    Attributes
+    ----------
+    power : float
+        ``a`` in :math:`\rho(F, G^a)`.
+    statistic : {"pearson", "cosine"}
+        Pearson over all entries of the matrices, or cosine.
+    value : float
+        :math:`\rho`; at power 1 without the bias of random probes.
+    null, null_sd : float
+        Value expected when K is turned at random inside the column space of W, and its standard deviation.
+    excess : float
+        ``(value - null) / (1 - null)``.
+    standard_error, excess_standard_error : float
+        Jackknife over blocks of batches: sampling and probe noise.
+    interval : tuple of float
+        95% interval of ``value`` (Student's t).
+    biased : bool
+        Random probes make this a plug-in value, pulled down by their noise.
+    reason : str or None
+        Why a field is nan.
+    """
+
+    power: float
+    statistic: str
+    value: float
+    null: float = NAN
+    null_sd: float = NAN
+    standard_error: float = NAN
+    interval: tuple[float, float] = (NAN, NAN)
+    biased: bool = False
+    reason: str | None = None
+
+    @property
+    def excess(self) -> float:
+        """``(value - null) / (1 - null)``: 0 at chance, 1 at perfect alignment; nan where chance is already 1."""
+        return (self.value - self.null) / (1 - self.null) if self.null <= CERTAIN else NAN
+
+    @property
+    def excess_standard_error(self) -> float:
+        """``standard_error / (1 - null)``."""
+        return self.standard_error / (1 - self.null) if self.null <= CERTAIN else NAN
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers."""
+        return {
+            "power": self.power,
+            "statistic": self.statistic,
+            "value": self.value,
+            "null": self.null,
+            "null_sd": self.null_sd,
+            "excess": self.excess,
+            "excess_standard_error": self.excess_standard_error,
+            "standard_error": self.standard_error,
+            "interval": list(self.interval),
+            "biased": self.biased,
+            "reason": self.reason,
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Alignment:
+        """Inverse of :meth:`to_dict`; ``None`` (JSON has no nan) reads as nan."""
+        numbers = {
+            key: NAN if plain[key] is None else plain[key]
+            for key in ("power", "value", "null", "null_sd", "standard_error")
+        }
+        low, high = (NAN if end is None else end for end in plain["interval"])
+        return cls(
+            statistic=plain["statistic"],
+            interval=(low, high),
+            biased=plain["biased"],
+            reason=plain["reason"],
+            **numbers,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Aligned:
+    """What one weight and one kernel give."""
+
+    alignments: tuple[Alignment, ...]
+    coordinates: Coordinates
+    vectors: Tensor  # Q, (groups, r, r)
+    reduced: Tensor  # U^T K U, (groups, r, r)
+    probe_error: float | None
+
+    def at(self, power: float, statistic: str) -> Alignment:
+        """The alignment at one of the powers that were asked for."""
+        return next(e for e in self.alignments if e.statistic == statistic and math.isclose(e.power, power))
+
+
+def align(
+    factors: Factors,
+    kernel: TangentKernel | float,
+    *,
+    powers: Sequence[float],
+    statistics: Sequence[str] = STATISTICS,
+    generator: torch.Generator | None = None,
+    probed: bool = False,
+) -> Aligned:
+    """All correlations of one weight with one kernel.
+
+    Parameters
+    ----------
+    factors : Factors
+        Of the weight, in the kernel's coordinates.
+    kernel : TangentKernel or float
+        Its blocks give errors, its halves the debiased values; a number stands for that multiple of the identity.
+    powers : sequence of float
+        Powers of the AGOP.
+    generator : torch.Generator or None
+        For 32 Haar rotations: standard deviation of the null, and nulls at powers other than 1. ``None``: closed
+        form only.
+    probed : bool
+        The kernel comes from random probes.
+
+    Notes
+    -----
+    ``O(r^3)`` a power, times the number of blocks for its error and 32 for its null.
+    """
+    blocks = _reduced_blocks(factors, kernel)  # (halves, blocks, groups, r, r)
+    samples, probes = ([1], [1]) if isinstance(kernel, float) else (kernel.samples.tolist(), kernel.probes)
+    blocks, samples = _without_empty(blocks, samples)
+    total = sum(samples) * sum(probes)
+    reduced = blocks.sum(dim=(0, 1)) / total
+    eps = torch.finfo(torch.float64 if isinstance(kernel, float) else kernel.sums.dtype).eps
+    floor = factors.s.shape[1] * eps
+    lam, c, q, vectors = eigen(reduced, factors)
+    arrays = [part.double().cpu().numpy() for part in (lam, c, q, factors.s, factors.t)]
+    coordinates = Coordinates(factors.d, arrays[0], arrays[1], arrays[2], arrays[3], arrays[4], floor)
+    power_one = PowerOne.of(blocks, factors.s, factors.t, samples, probes, probed)
+    reason = _undefined(factors, lam)
+    small = factors.s.shape[1] <= MOST_EIGH
+    drawn = (
+        sampled_null(reduced, factors, powers, statistics, generator, floor)
+        if generator is not None and small and reason is None
+        else {}
+    )
+    entries = []
+    for power in powers:
+        replicas = None if power == 1 or not small else _replicas(blocks, samples, probes, factors)
+        for statistic in statistics:
+            entry = Alignment(float(power), statistic, NAN, biased=probed and power != 1, reason=reason)
+            if reason is None:
+                entry = _one(entry, factors, coordinates, power_one, replicas, drawn)
+            entries.append(entry)
+    return Aligned(tuple(entries), coordinates, vectors, reduced, power_one.probe_error if probed else None)
+
+
+def _one(
+    entry: Alignment,
+    factors: Factors,
+    coordinates: Coordinates,
+    power_one: PowerOne,
+    replicas: tuple[Tensor, Tensor, Tensor] | None,
+    drawn: Mapping[tuple[float, str], tuple[float, float]],
+) -> Alignment:
+    """Value, null and error of one power and statistic."""
+    power, statistic, size = entry.power, entry.statistic, len(factors.s) * factors.d**2
+    null, null_sd = drawn.get((power, statistic), (NAN, NAN))
+    if power == 1:
+        values = power_one.values(size, statistic)  # the whole, then without each block
+        value, left_out = float(values[0]), values[1:]
+        null = closed_form_null(factors, power_one.t1, power_one.t2, statistic)
+        entry = replace(entry, biased=power_one.biased)
+    else:
+        value = coordinates.correlation(power, statistic)
+        left_out = (
+            torch.empty(0)
+            if replicas is None
+            else correlation(*replicas, factors.s, factors.t, factors.d, power, statistic, coordinates.floor)
+        )
+    error = jackknife(left_out)
+    entry = replace(
+        entry,
+        value=value,
+        null=null,
+        null_sd=null_sd,
+        standard_error=error,
+        interval=student_interval(value, error, len(left_out)),
+    )
+    return replace(entry, reason=_why(entry, factors, power_one, left_out))
+
+
+def _why(entry: Alignment, factors: Factors, power_one: PowerOne, left_out: Tensor) -> str | None:
+    """Why a field of the alignment is nan, the most important first."""
+    if math.isnan(entry.value):
+        if entry.power == 1 and power_one.exhausted:
+            return "too few samples or probes: the estimated square of the AGOP's norm is not positive"
+        return "its matrices have no variance, so no Pearson correlation exists"
+    if bool((factors.ranks <= 1).all()):
+        return "one effective direction (r = 1): the null equals the value, so there is no excess"
+    if entry.null > CERTAIN:
+        return "the null is 1: K is isotropic in the column space of W, so there is no excess"
+    if math.isnan(entry.null):
+        return f"no null at power {entry.power:g}: it takes Haar draws, which were not made here"
+    if math.isnan(entry.standard_error):
+        return "no standard error: " + (
+            "it needs more batches" if len(left_out) or factors.s.shape[1] <= MOST_EIGH else f"r > {MOST_EIGH}"
+        )
+    return None
+
+
+def _undefined(factors: Factors, lam: Tensor) -> str | None:
+    if not bool((factors.s > 0).any()):
+        return "its weights are zero"
+    if not bool((lam > 0).any()):
+        return "its AGOP is zero: the outputs do not change with its input"
+    return None
+
+
+def _reduced_blocks(factors: Factors, kernel: TangentKernel | float) -> Tensor:
+    """``U^T K_b U`` of every half and block, (halves, blocks, groups, r, r), unnormalised."""
+    if isinstance(kernel, float):
+        return kernel * torch.diag_embed((factors.s > 0).to(factors.s))[None, None]
+    left = factors.left.to(kernel.sums.device)
+    rows = [[left.mT @ block.to(left) @ left for block in half] for half in kernel.sums]
+    return torch.stack([torch.stack(half) for half in rows])
+
+
+def _without_empty(blocks: Tensor, samples: Sequence[int]) -> tuple[Tensor, list[int]]:
+    """Leave out blocks that no batch fell into (or whose batch was interrupted)."""
+    kept = [b for b, n in enumerate(samples) if n > 0]
+    return blocks[:, kept], [samples[b] for b in kept]
+
+
+def _replicas(
+    blocks: Tensor, samples: Sequence[int], probes: Sequence[int], factors: Factors
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Eigencoordinates without each block in turn, (blocks, groups, r)."""
+    if len(samples) < 2:
+        empty = factors.s.new_zeros(0, *factors.s.shape)
+        return empty, empty, empty
+    pooled = blocks.sum(dim=0)
+    counts = torch.tensor([sum(samples) - n for n in samples], dtype=pooled.dtype, device=pooled.device)
+    left_out = (pooled.sum(dim=0) - pooled) / (counts * sum(probes)).reshape(-1, 1, 1, 1)
+    lam, c, q, _ = eigen(left_out, factors)
+    return lam, c, q
+
+
+def alignment_from_coordinates(
+    coordinates: Coordinates, power: float, statistic: str, *, biased: bool = False
+) -> Alignment:
+    """The correlation alone, at any power, from the stored coordinates: no null, no error."""
+    if statistic not in STATISTICS:
+        raise DataError(f"Got statistic={statistic!r}, but expected one of {', '.join(STATISTICS)}.")
+    if not (math.isfinite(power) and power > 0):
+        raise DataError(f"Got power={power!r}, but expected a positive finite number.")
+    value = coordinates.correlation(power, statistic)
+    reason = "null and error were measured at other powers only"
+    return Alignment(float(power), statistic, value, biased=biased, reason=reason)

@@ -1,0 +1,166 @@
+r"""Power 1 from random probes: debiased norms, probe error, and the jackknife over blocks of batches.
+
+``<F, G>`` is linear in K and needs nothing. ``||G||^2`` is quadratic: probe noise inflates it. With p >= 2 probes two
+halves give it as ``<B_A, B_B>``; with one probe the diagonal blocks are left out of ``||sum_b B_b||^2``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .coordinates import combine
+
+__all__ = ["PowerOne", "jackknife", "student_interval"]
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True, eq=False)
+class PowerOne:
+    r"""Scalars of every block from which the values at power 1 follow, whole and without each block.
+
+    Row 0 of every tensor is the whole; row 1 + b is without block b.
+
+    Attributes
+    ----------
+    inner : Tensor of shape (1 + blocks,)
+        ``<F, G>``.
+    norm, entries, entries_square : Tensor of shape (1 + blocks,)
+        ``||G||^2``, ``1^T G 1`` and its square; the squares debiased.
+    norm_f, entries_f : Tensor
+        ``||F||^2`` and ``1^T F 1``.
+    t1, t2 : Tensor of shape (groups,)
+        ``tr K_r`` and ``tr K_r^2`` (debiased) of the whole.
+    probe_error : float
+        Relative Frobenius error of the AGOP, from two halves of the probes; nan with fewer than two probes.
+    biased : bool
+        One probe and one block: the value is a plug-in.
+    exhausted : bool
+        A debiased norm is not positive: too few samples or probes.
+    """
+
+    inner: Tensor
+    norm: Tensor
+    entries: Tensor
+    entries_square: Tensor
+    norm_f: Tensor
+    entries_f: Tensor
+    t1: Tensor
+    t2: Tensor
+    probe_error: float
+    biased: bool
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the debiased norm of the whole is not positive."""
+        return not bool(self.norm[0] > 0)
+
+    @classmethod
+    def of(
+        cls, blocks: Tensor, s: Tensor, t: Tensor, samples: Sequence[int], probes: Sequence[int], probed: bool
+    ) -> PowerOne:
+        """From ``U^T K_b U`` (halves, blocks, groups, r, r), singular values and ``t = V^T 1`` (groups, r)."""
+        halves, count, groups = blocks.shape[:3]
+        scaled = s.unsqueeze(-1) * blocks * s.unsqueeze(-2)
+        n = torch.tensor(samples, dtype=blocks.dtype, device=blocks.device)
+        kept = torch.cat([torch.ones(1, count), 1 - torch.eye(count)]).to(blocks)  # rows: whole, without block b
+        pooled = scaled.sum(0)
+        inner = (pooled.diagonal(dim1=-2, dim2=-1) * s**2).sum((-2, -1))  # (blocks,)
+        entries = torch.einsum("hbgij,gi,gj->hb", scaled, t, t)
+        grams = _grams(scaled).sum(2)  # (halves, halves, blocks, blocks)
+        total = kept @ n
+        weight = _Weighting(kept, total, n, probes, probed)
+        reduced_grams = _grams(blocks)
+        t2 = torch.stack([weight.square(reduced_grams[:, :, g])[0] for g in range(groups)])
+        t1 = blocks.diagonal(dim1=-2, dim2=-1).sum((0, 1, -1)) / (total[0] * sum(probes))
+        products = entries.reshape(halves, 1, count, 1) * entries.reshape(1, halves, 1, count)
+        return cls(
+            inner=kept @ inner / (total * sum(probes)),
+            norm=weight.square(grams),
+            entries=kept @ entries.sum(0) / (total * sum(probes)),
+            entries_square=weight.square(products),
+            norm_f=(s**4).sum(),
+            entries_f=(s**2 * t**2).sum(),
+            t1=t1,
+            t2=t2,
+            probe_error=_probe_error(grams, probes),
+            biased=probed and halves == 1 and count == 1,
+        )
+
+    def values(self, size: int, statistic: str) -> Tensor:
+        """Correlations (1 + blocks,): the whole, and without each block."""
+        return combine(
+            self.inner,
+            self.norm_f,
+            self.norm,
+            self.entries_f,
+            self.entries,
+            size,
+            statistic,
+            square_g=self.entries_square,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Weighting:
+    """How a quadratic form of block sums becomes an unbiased estimate of the square of their mean."""
+
+    kept: Tensor
+    total: Tensor
+    n: Tensor
+    probes: Sequence[int]
+    probed: bool
+
+    def square(self, products: Tensor) -> Tensor:
+        """Rows of ``kept`` applied to products (halves, halves, blocks, blocks)."""
+        if len(self.probes) == 2:
+            chosen, scale = products[0, 1], self.total**2 * (self.probes[0] * self.probes[1])
+        elif self.probed and len(self.n) > 1:
+            apart = 1 - torch.eye(len(self.n)).to(products)
+            chosen, scale = products[0, 0] * apart, self.total**2 - self.kept @ self.n**2
+        else:
+            chosen, scale = products[0, 0], (self.total * sum(self.probes)) ** 2
+        return torch.where(scale > 0, torch.einsum("ab,bc,ac->a", self.kept, chosen, self.kept) / scale, NAN)
+
+
+def _grams(blocks: Tensor) -> Tensor:
+    """Inner products (halves, halves, groups, blocks, blocks) of all block matrices."""
+    halves, count, groups = blocks.shape[:3]
+    rows = blocks.permute(2, 0, 1, 3, 4).reshape(groups, halves * count, -1)
+    grams = rows @ rows.mT
+    return grams.reshape(groups, halves, count, halves, count).permute(1, 3, 0, 2, 4)
+
+
+def _probe_error(grams: Tensor, probes: Sequence[int]) -> float:
+    if len(probes) != 2:
+        return NAN
+    sums = grams.sum((-2, -1))
+    first, second = probes
+    apart = sums[0, 0] / first**2 + sums[1, 1] / second**2 - (sums[0, 1] + sums[1, 0]) / (first * second)
+    shared = sums[0, 1] / (first * second)
+    if not bool(shared > 0):
+        return NAN
+    return math.sqrt(first * second) / (first + second) * math.sqrt(max(float(apart / shared), 0.0))
+
+
+def jackknife(left_out: Tensor) -> float:
+    r"""Standard error :math:`\sqrt{\frac{B-1}{B} \sum_b (\rho_{(-b)} - \bar\rho)^2}`; nan below two blocks."""
+    count = len(left_out)
+    if count < 2:
+        return NAN
+    return math.sqrt((count - 1) / count * float(((left_out - left_out.mean()) ** 2).sum()))
+
+
+def student_interval(value: float, error: float, blocks: int) -> tuple[float, float]:
+    """``value`` plus and minus ``t_{B-1, .975}`` standard errors."""
+    if blocks < 2 or not math.isfinite(error):
+        return NAN, NAN
+    from scipy.stats import t
+
+    width = float(t.ppf(0.975, blocks - 1)) * error
+    return value - width, value + width
