@@ -119,6 +119,7 @@ class ModuleAGOP:
     probes_used: int | str | None = field(default=None, init=False)
     compressed: bool = field(default=False, init=False)
     batched: str = field(default="not needed", init=False)
+    head: Layer | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         check_probes(self.probes)
@@ -239,7 +240,7 @@ class ModuleAGOP:
             layer = call.layer
             alone = len(runs.get(layer.name, [call])) == 1 and layer.rows is None and not layer.part
             if alone and layer.rule.kind in ("linear", "lora") and call.made(raw):
-                self._head_weight = layer.weight()[0]
+                self.head, self._head_weight = layer, layer.weight()[0]
 
     def _refuse_mixing(self, raw: Tensor, batch: Batch) -> None:
         """One forward of half the batch must give the same outputs: per-sample gradients exist only then."""
@@ -354,13 +355,8 @@ class ModuleAGOP:
                 self.batched = f"unsupported: {str(error).splitlines()[0][:120]}"
                 return start
             for call, gradients in pulled:
-                if call.shape[0] == self._n:
-                    whole = call.layer.output(gradients.flatten(0, 1), self._n * len(gradients))
-                    kernel = self._kernel(call.layer, gradients)
-                    kernel.add(whole, block=self._block % kernel.blocks)
-                else:
-                    for gradient in gradients:
-                        self._receive(call.layer, gradient)
+                kernel = self._kernel(call.layer, gradients)
+                kernel.add(_stacked_outputs(call.layer, gradients, self._n), block=self._block % kernel.blocks)
             self.passes += stop - start
         self.batched = f"{chunk} cotangents at once"
         return passes
@@ -421,6 +417,16 @@ class ModuleAGOP:
                     patch_shape=layer.rule.patch_shape(layer.module),
                 )
         return results
+
+
+def _stacked_outputs(layer: Layer, gradients: Tensor, n: int) -> Tensor:
+    """Gradients (m, *output) of m cotangents as (m n, groups * k, P), a view where the first axis can be merged."""
+    one = layer.output(gradients[0], n)
+    whole = layer.output(gradients.flatten(0, 1), n * len(gradients))
+    if whole.shape == (len(gradients) * len(one), *one.shape[1:]):
+        return whole
+    # A call without a batch axis (one image, one vector): its first axis is not that of the samples.
+    return torch.cat([layer.output(gradient, n) for gradient in gradients])
 
 
 def _single_probe_error(layer: Layer, kernel: TangentKernel) -> float:
