@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .measure.collapse import neural_collapse
     from .measure.drift import kernel_drift, lazy_rich
     from .measure.features import measure_features
-    from .measure.lossside import canonical_relations
+    from .measure.relations import canonical_relations
     from .measure.results import FeatureReport, LayerReport
     from .measure.tracker import FeatureTracker
 
@@ -65,7 +65,7 @@ _HOME = {
     "lazy_rich": "measure.drift",
     "kernel_drift": "measure.drift",
     "neural_collapse": "measure.collapse",
-    "canonical_relations": "measure.lossside",
+    "canonical_relations": "measure.relations",
     "feature_speed": "agop.feature_speed",
     "agop_of_module": "agop.of_module",
     "agop_of_function": "agop.definition",

@@ -67,6 +67,14 @@ class TangentKernel:
         self.samples = torch.zeros(blocks, dtype=torch.int64)  # samples whose gradients are complete
         self.probes = [0] * halves  # probes (or passes counted as one) per sample in each half
 
+    @classmethod
+    def of_matrix(cls, matrix: Tensor) -> TangentKernel:
+        """An accumulator holding a finished kernel of shape (groups, k, k): one block, no error bar."""
+        kernel = cls(len(matrix), matrix.shape[-1], dtype=accumulation_dtype(matrix.dtype), device=matrix.device)
+        kernel.sums[0, 0] = matrix
+        kernel.samples[0], kernel.probes = 1, [1]
+        return kernel
+
     @property
     def halves(self) -> int:
         """1, or 2 when even and odd probes are kept apart."""

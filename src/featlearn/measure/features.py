@@ -1,0 +1,420 @@
+"""One call: how far every layer of a model has aligned with the directions its outputs depend on."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ..agop.batches import Batch, Outputs, check_batches, parse_batch
+from ..agop.feature_speed import speed_of_layers
+from ..agop.layers import Rows, find_layers, resolve_layers, unwrap
+from ..agop.of_module import ModuleAGOP
+from ..agop.probes import Probes, check_probes
+from ..agop.taps import guest
+from ..distributed.reduce import broadcast_from_first, rank_and_world
+from ..exceptions import DataError, FeatlearnError, FeatlearnWarning, UnmeasurableError
+from .alignment import check_power, check_statistic
+from .collapse import CollapseAccumulator, NeuralCollapse
+from .drift import KernelDrift, LazyRich, kernel_drift, lazy_rich
+from .last_features import LastFeatures
+from .layer_report import Evidence, Style, report_layer
+from .lossside import Loss, LossSide, check_loss
+from .provenance import describe_loss, fingerprint_of_data, fingerprint_of_weights, now, versions
+from .reference import covers_model, describe_reference, reference_weights
+from .results import FeatureReport
+
+__all__ = ["MeasurementInterrupted", "Options", "measure_features", "run_measurement"]
+
+Progress = bool | Callable[[int, int | None], None]
+
+DRIFT_SAMPLES = 512  # samples that lazy_rich compares, the first ones: memory does not grow with the data
+
+
+class MeasurementInterrupted(KeyboardInterrupt):
+    """Measuring was interrupted; ``report`` covers the batches finished until then."""
+
+    def __init__(self, report: FeatureReport) -> None:
+        super().__init__("measuring was interrupted; .report covers the batches finished until then")
+        self.report = report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Arguments of :func:`measure_features` after the first two, and what a tracker goes without.
+
+    ``thorough``: nulls sampled by Haar draws, errors at other powers, and F, G and K themselves in the report.
+    """
+
+    layers: str | Rows | Sequence[str | Rows] = "auto"
+    reference: Any = None
+    outputs: Outputs = "logits"
+    loss: Loss | None = None
+    probes: Probes = "exact"
+    power: float = 1.0
+    statistic: str = "pearson"
+    random_state: int = 0
+    group: Any = None
+    kernel_samples: int = 64
+    thorough: bool = True
+
+    def check(self) -> None:
+        """Refuse bad values before any work."""
+        check_probes(self.probes)
+        check_power(self.power)
+        check_statistic(self.statistic)
+        if self.loss is not None:
+            check_loss(self.loss)
+        if not (self.outputs == "logits" or callable(self.outputs)):
+            raise DataError(f"Got outputs={self.outputs!r}, but expected 'logits' or a function (model, batch).")
+        whole = isinstance(self.random_state, int) and not isinstance(self.random_state, bool)
+        if not whole or self.random_state < 0:
+            raise DataError(f"Got random_state={self.random_state!r}, but expected a non-negative integer.")
+        if not isinstance(self.kernel_samples, int) or self.kernel_samples < 0:
+            raise DataError(f"Got kernel_samples={self.kernel_samples!r}, but expected a non-negative integer.")
+
+
+def measure_features(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    layers: str | Rows | Sequence[str | Rows] = "auto",
+    reference: Any = None,
+    outputs: Outputs = "logits",
+    loss: Loss | None = None,
+    probes: Probes = "exact",
+    power: float = 1.0,
+    statistic: str = "pearson",
+    random_state: int = 0,
+    group: Any = None,
+    progress: Progress = False,
+    kernel_samples: int = 64,
+) -> FeatureReport:
+    r"""Measure feature learning in every linear, convolution and attention layer of a model, in one pass.
+
+    For a layer :math:`h_{ip} = W x_{ip} + b` with gradients :math:`g_{ipc} = \partial f_c(x_i)/\partial h_{ip}`:
+
+    .. math:: F = W^\top W, \qquad K = \frac{1}{n}\sum_{i,p,c} g_{ipc}\, g_{ipc}^\top, \qquad G = W^\top K W,
+              \qquad \mathrm{NFA}_a = \rho(F, G^a)
+
+    beside the value expected when K is turned at random in the column space of W, and a jackknife error.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Used in evaluation mode and given back exactly as it was: modes, hooks, gradients, random state.
+    batches : iterable
+        Tensors, tuples ``(x, y, ...)`` or mappings (``model(**batch)`` without "labels"); read once. Ten or more
+        batches give the best error bars.
+    layers : "auto", names, globs or Rows
+        What to measure; "auto" is every supported layer that runs, and the rest is in ``report.skipped``.
+    reference : Module, state_dict or mapping of weights, optional
+        Adds the centred ansatz of ``W - W_0``, and, when it covers the whole model, ``lazy_rich`` and
+        ``kernel_drift``.
+    outputs : "logits" or callable
+        ``(model, batch) -> tensor (n, ...)`` replaces the model's own outputs: a logit difference, a softmax.
+    loss : callable, optional
+        ``(outputs, targets) -> mean over the batch``. Adds the derivative ansatz, FACT, the six canonical relations
+        and feature speed.
+    probes : "exact", "auto" or int
+        One backward pass an output; or random projections, their number chosen for a relative error of 0.03.
+    power : float, default 1.0
+        ``a``. Powers 1 and 1/2 are always in the report.
+    statistic : {"pearson", "cosine"}
+        Both are always in the report; this one leads.
+    random_state : int, default 0
+        Seed of probes and of the null's draws.
+    group : torch.distributed group, optional
+        Processes that hold different batches; every rank gets the same report.
+    progress : bool or callable
+        A bar, or ``(done, total or None)`` after each batch.
+    kernel_samples : int, default 64
+        Samples of the tangent-kernel distance from the reference; 0 leaves it out.
+
+    Returns
+    -------
+    FeatureReport
+
+    Raises
+    ------
+    DataError, ModelError, UnmeasurableError, MixingError
+        Each says what was got, what was expected and what to do.
+    MeasurementInterrupted
+        On KeyboardInterrupt, with the report of what was finished.
+
+    Notes
+    -----
+    Time: one forward and C backward passes (or as many as probes) down to the lowest measured layer, ``2 n C P k^2``
+    flops a layer, and ``O(r^3)`` for its statistics, 32 times for nulls at other powers (up to r = 512). Memory: one
+    batch's activations and ten ``k x k`` matrices a layer, whatever the number of samples and (with probes) outputs.
+
+    References
+    ----------
+    Radhakrishnan, Beaglehole, Pandit, Belkin, Science 2024 (AGOP and the neural feature ansatz). Released code for it
+    compares F with G to the power 1/2.
+
+    Examples
+    --------
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(5, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+    >>> X = torch.randn(200, 5, generator=torch.Generator().manual_seed(0))
+    >>> report = measure_features(model, X.split(20))
+    >>> list(report)
+    ['0', '2']
+    >>> report["2"].trivial
+    True
+    """
+    options = Options(
+        layers=layers,
+        reference=reference,
+        outputs=outputs,
+        loss=loss,
+        probes=probes,
+        power=power,
+        statistic=statistic,
+        random_state=random_state,
+        group=group,
+        kernel_samples=kernel_samples,
+    )
+    report, complaints = run_measurement(model, batches, options, progress)
+    for complaint in complaints:
+        warnings.warn(complaint, FeatlearnWarning, stacklevel=2)
+    return report
+
+
+def run_measurement(
+    model: nn.Module, batches: Iterable[Any], options: Options, progress: Progress = False
+) -> tuple[FeatureReport, list[str]]:
+    """The report, and what deserves a warning."""
+    options.check()
+    batches = check_batches(batches)
+    start = time.perf_counter()
+    work = _Work(unwrap(model), options, len(batches) if isinstance(batches, Sized) else None)
+    with guest(work.model):
+        with _bar(progress) as advance:
+            complete = work.read(batches, advance)
+        report = work.report(complete, start)
+    if not complete:
+        raise MeasurementInterrupted(report)
+    return report, work.complaints
+
+
+class _Work:
+    """One measurement: accumulators fed batch by batch, then the report."""
+
+    def __init__(self, model: nn.Module, options: Options, n_batches: int | None) -> None:
+        self.model, self.options, self.total = model, options, n_batches
+        self.rank, self.world = rank_and_world(options.group)
+        layers, self.refused, explicit = resolve_layers(model, options.layers)
+        self.references = reference_weights(options.reference, layers)
+        self.agop = ModuleAGOP(
+            model,
+            layers,
+            explicit,
+            options.outputs,
+            options.probes,
+            options.random_state,
+            n_batches=None if n_batches is None else n_batches * self.world,
+            jackknife=True,
+            references=self.references,
+            reduce_coordinates=options.loss is None,
+            group=options.group,
+        )
+        layers = list(self.agop.layers)
+        self.side = None if options.loss is None else LossSide(model, layers, options.loss, options.outputs)
+        self.last = LastFeatures(list(find_layers(model)[0].values()))
+        self.collapse = CollapseAccumulator()
+        self.speed: dict[str, Any] = {}
+        self.runs_reference = options.reference is not None and covers_model(options.reference, model)
+        self.kept: list[Any] = []
+        self.n_kept = self.n_batches = 0
+        self.data_sha256 = ""
+        self.complaints: list[str] = []
+        self.notes: list[str] = []
+
+    def read(self, batches: Iterable[Any], advance: Callable[[int, int | None], None]) -> bool:
+        """Feed every batch; ``False`` when a keyboard interrupt ended it after at least one."""
+        try:
+            for i, raw in enumerate(batches):
+                self._add(raw, i)
+                advance(self.n_batches, self.total)
+        except KeyboardInterrupt:
+            if not self.n_batches or self.options.group is not None:
+                raise
+            return False
+        if not self.n_batches:
+            raise DataError("Got no batches, but expected at least one. A generator can be read only once.")
+        return True
+
+    def _add(self, raw: Any, i: int) -> None:
+        batch = parse_batch(raw, self.model, i)
+        with self.last.watching(batch.targets):
+            outputs = self.agop.add(batch, i * self.world + self.rank)
+        if self.side is not None:
+            self.side.add(batch)
+        if i == 0:
+            self._first(batch, raw)
+        features = self.last.of(self.agop.head)
+        if features is not None:
+            self.collapse.add(features, batch.targets)
+        if self.runs_reference and self.n_kept < DRIFT_SAMPLES:
+            self.kept.append(raw)
+            self.n_kept += len(outputs)
+        self.n_batches += 1
+
+    def _first(self, batch: Batch, raw: Any) -> None:
+        self.data_sha256 = fingerprint_of_data(raw)
+        if self.options.loss is not None:
+            layers = [layer for layer in self.agop.layers if layer.name in self.agop.calls]
+            self.speed = speed_of_layers(self.model, layers, batch, self.options.loss, self.options.outputs)
+
+    # --- results ------------------------------------------------------------------------------------------------------
+
+    def report(self, complete: bool, start: float) -> FeatureReport:
+        """Everything as one frozen report, the same on every rank."""
+        self.agop.reduce()
+        if self.side is not None:
+            if not self.side.complete:
+                self.notes.append("loss side left out: it was interrupted within a batch")
+                self.side = None
+            else:
+                self.side.reduce(self.options.group)
+        found = self.agop.finalize()
+        if not found:
+            reasons = "; ".join(f"{name}: {why}" for name, why in (self.refused | self.agop.skipped).items())
+            raise UnmeasurableError(f"Got {type(self.model).__name__}, of which no layer can be measured: {reasons}.")
+        options = self.options
+        style = Style(
+            power=options.power,
+            statistic=options.statistic,
+            random_state=options.random_state,
+            thorough=options.thorough,
+        )
+        by_name = {layer.name: layer for layer in self.agop.layers}
+        layers = {name: report_layer(by_name[name], self._evidence(name), style) for name in found}
+        self._complain(layers)
+        return FeatureReport(
+            layers,
+            self.refused | self.agop.skipped,
+            self._provenance(complete, start),
+            lazy_rich=broadcast_from_first(self._lazy_rich(), options.group),
+            kernel_drift=broadcast_from_first(self._kernel_drift(), options.group),
+            collapse=self._collapse(),
+        )
+
+    def _evidence(self, name: str) -> Evidence:
+        agop = self.agop
+        isotropic = agop.isotropic.get(name)
+        kernel = agop.kernels[name] if isotropic is None else float(isotropic)
+        return Evidence(
+            kernel=kernel,
+            positions=agop.positions[name],
+            calls=agop.calls[name],
+            n_samples=agop.n_samples if isinstance(kernel, float) else kernel.n_samples,
+            probed=isinstance(agop.probes_used, int),
+            reference=self.references.get(name),
+            side=self.side,
+            speed=self.speed.get(name),
+        )
+
+    def _complain(self, layers: dict[str, Any]) -> None:
+        """What the user should hear about although there is a report."""
+        batches = self.n_batches * self.world
+        if batches == 1:
+            self.complaints.append(
+                "Got one batch, so there is no standard error. Pass the data in ten batches or more."
+            )
+        short = [n for n, layer in layers.items() if "too few samples or probes" in (layer.reason or "")]
+        if short:
+            self.complaints.append(
+                f"Got too few samples or probes for {', '.join(short)}: the estimated norm of the AGOP is not "
+                "positive. Pass more samples, or more probes."
+            )
+
+    def _lazy_rich(self) -> LazyRich | None:
+        if self.options.reference is None or self.rank:
+            return None
+        if not self.runs_reference and self.options.thorough:
+            self.notes.append("lazy_rich and kernel_drift left out: the reference does not cover the whole model")
+        if not self.runs_reference:
+            return None
+        chosen = [layer.name for layer in self.agop.layers if layer.name in self.agop.calls and layer.rows is None]
+        options = self.options
+        return lazy_rich(self.model, options.reference, self.kept, layers=chosen, outputs=options.outputs)
+
+    def _kernel_drift(self) -> KernelDrift | None:
+        if not self.runs_reference or self.rank or not self.options.kernel_samples:
+            return None
+        chosen = [layer.name for layer in self.agop.layers if layer.name in self.agop.calls and layer.rows is None]
+        options = self.options
+        return kernel_drift(
+            self.model,
+            options.reference,
+            self.kept,
+            layers=chosen,
+            outputs=options.outputs,
+            max_samples=options.kernel_samples,
+            random_state=options.random_state,
+        )
+
+    def _collapse(self) -> NeuralCollapse | None:
+        if self.options.group is not None or not self.collapse.n_samples or self.agop.head is None:
+            return None
+        try:
+            return self.collapse.finalize(weight=self.agop.head.weight()[0])
+        except FeatlearnError as error:
+            self.notes.append(f"neural collapse left out: {error}")
+            return None
+
+    def _provenance(self, complete: bool, start: float) -> dict[str, Any]:
+        model, agop, options = self.model, self.agop, self.options
+        parameter = next(iter(model.parameters()))
+        return {
+            "model": type(model).__name__,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "weights_sha256": fingerprint_of_weights(model),
+            "data": None,
+            "data_sha256": self.data_sha256,
+            "n_samples": agop.n_samples,
+            "n_batches": self.n_batches * self.world,
+            "random_state": options.random_state,
+            "probes": agop.probes_used,
+            "probes_requested": options.probes,
+            "backward_passes": agop.passes,
+            "compression": agop.compressed,
+            "batched": agop.batched,
+            "statistic": options.statistic,
+            "power": float(options.power),
+            "dtype": str(parameter.dtype).removeprefix("torch."),
+            "device": str(parameter.device),
+            "loss": describe_loss(options.loss),
+            "mean_loss": None if self.side is None else self.side.mean_loss,
+            "reference": describe_reference(options.reference),
+            "versions": versions(),
+            "seconds": round(time.perf_counter() - start, 3),
+            "date": now(),
+            "command": None,
+            "notes": [*agop.notes, *self.notes],
+            "complete": complete,
+        }
+
+
+@contextmanager
+def _bar(progress: Progress) -> Iterator[Callable[[int, int | None], None]]:
+    """What to call after each batch."""
+    if callable(progress):
+        yield progress
+        return
+    if not progress:
+        yield lambda done, total: None
+        return
+    from rich.progress import Progress as Bar
+
+    with Bar(transient=True) as bar:
+        task = bar.add_task("Measuring", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
