@@ -1,0 +1,146 @@
+"""Which parameters act on which layer, read off the graph of one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+
+from .layers import Layer
+
+__all__ = ["Dependence", "attached_parameters", "inner", "own_decay"]
+
+
+@dataclass(frozen=True, eq=False)
+class Dependence:
+    """Parameters that each node of a graph depends on, and when each parameter was first used.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Parameter of each bit of a mask.
+    masks : mapping of Node to int
+        Bit i is set when the node depends on parameter i.
+    first_use : mapping of str to int
+        Place of the first operation on the parameter in the order of execution; parameters without a use are absent.
+    """
+
+    names: tuple[str, ...]
+    masks: Mapping[Node, int]
+    first_use: Mapping[str, int]
+
+    @classmethod
+    def of(cls, root: Tensor, parameters: Mapping[str, nn.Parameter]) -> Dependence:
+        """Walk the graph below ``root`` once."""
+        bits = {id(parameter): i for i, parameter in enumerate(parameters.values())}
+        names = tuple(parameters)
+        masks: dict[Node, int] = {}
+        first_use: dict[str, int] = {}
+        stack = [root.grad_fn] if root.grad_fn is not None else []
+        while stack:
+            node = stack[-1]
+            below = [child for child, _ in node.next_functions if child is not None] if node not in masks else []
+            if waiting := [child for child in below if child not in masks]:
+                stack.extend(waiting)
+                continue
+            stack.pop()
+            if node in masks:
+                continue
+            mask = 0
+            for child in below:
+                mask |= masks[child]
+                bit = bits.get(id(getattr(child, "variable", None)))
+                if bit is not None:
+                    place = node._sequence_nr()
+                    first_use[names[bit]] = min(place, first_use.get(names[bit], place))
+            bit = bits.get(id(getattr(node, "variable", None)))
+            masks[node] = mask if bit is None else mask | 1 << bit
+        return cls(names, masks, first_use)
+
+    def upstream(self, nodes: Sequence[Node]) -> set[str]:
+        """Parameters that any of the nodes depends on."""
+        mask = 0
+        for node in nodes:
+            mask |= self.masks.get(node, 0)
+        return {name for i, name in enumerate(self.names) if mask >> i & 1}
+
+
+def attached_parameters(
+    model: nn.Module, layers: Sequence[Layer], places: Mapping[str, int], first_use: Mapping[str, int]
+) -> dict[str, str]:
+    """Parameters of no layer (norm gains, free vectors) to the last layer that ran before their first use.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Whose parameters they are.
+    layers : sequence of Layer
+        All layers of the model.
+    places : mapping of str to int
+        Place in the order of execution of the layers whose call was seen; others stand where their weights were used.
+    first_use : mapping of str to int
+        From :class:`Dependence`.
+
+    Returns
+    -------
+    dict of str to str
+        Parameter name to layer name; the first layer takes what was used before any.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    owned: set[str] = set()
+    order: dict[str, int] = {}
+    for layer in layers:
+        own = {names[id(parameter)] for parameter in layer.module.parameters()}
+        owned |= own
+        uses = [first_use[name] for name in own if name in first_use]
+        if layer.name in places or uses:
+            order[layer.name] = places[layer.name] if layer.name in places else min(uses)
+    ranked = sorted(order, key=lambda name: order[name])
+    free = {name: place for name, place in first_use.items() if name not in owned}
+    return {
+        name: next((layer for layer in reversed(ranked) if order[layer] < place), ranked[0])
+        for name, place in free.items()
+        if ranked
+    }
+
+
+def own_decay(
+    layer: Layer, names: Mapping[int, str], gradients: Mapping[str, Tensor], change: Mapping[str, Tensor]
+) -> float:
+    """``-<g, dw>`` over the layer's own weight and bias; nan for rows of a weight that is computed from others.
+
+    Parameters
+    ----------
+    layer : Layer
+        Of which the module, a part (attention) or some rows count.
+    names : mapping of int to str
+        Name of a parameter by ``id``.
+    gradients, change : mapping of str to Tensor
+        ``g`` and ``dw`` by name; absent means zero.
+    """
+    leaves = {names[id(p)]: p for p in layer.module.parameters() if names[id(p)] in gradients}
+    leaves = {name: p for name, p in leaves.items() if name in change}
+    if not layer.part and layer.rows is None:
+        return -sum(inner(gradients[name], change[name]) for name in leaves)
+    if not layer.parameter().is_leaf:
+        return float("nan")
+    pieces = [piece for piece in (layer.matrix(layer.parameter()), layer.bias()) if piece is not None]
+    pieces = [piece.sum() for piece in pieces if piece.requires_grad]
+    if not pieces or not leaves:
+        return 0.0
+    # The pieces are views, so the gradient of their sum marks the layer's own entries with ones.
+    marks = torch.autograd.grad(sum(pieces[1:], pieces[0]), list(leaves.values()), allow_unused=True)
+    return -sum(
+        inner(gradients[name] * mark, change[name])
+        for name, mark in zip(leaves, marks, strict=True)
+        if mark is not None
+    )
+
+
+def inner(a: Tensor, b: Tensor) -> float:
+    """Inner product of all entries, accumulated in float64 where the device has it."""
+    wide = torch.float32 if a.device.type == "mps" else torch.float64
+    return float((a.to(wide) * b.to(wide)).sum())

@@ -1,0 +1,550 @@
+r"""Feature speed: how fast one step moves the output of every layer, and how much of the loss decay passes through it.
+
+With :math:`b_l = \partial J / \partial f_l` and the first-order change :math:`\delta f_l` of a layer's output,
+
+.. math:: S_l = -\langle b_l, \delta f_l \rangle, \qquad
+          \cos\theta_l = \frac{S_l}{\|b_l\| \, \|\delta f_l\|}, \qquad
+          \text{sensitivity}_l = \frac{\mathrm{rms}(\delta f_l)}{S_l} = \frac{1}{\sqrt{m_l}\,\|b_l\| \cos\theta_l} .
+
+Vectors are whole: all samples, positions and calls of the layer flattened into :math:`m_l` numbers, and
+:math:`\mathrm{rms}(v) = \|v\| / \sqrt{m_l}`. J is the mean loss of the batch, so :math:`b_l` carries its 1/n.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ..exceptions import DataError, FeatlearnWarning, UnmeasurableError
+from .batches import Batch, Outputs, parse_batch
+from .layers import Layer, LayerRule, Rows, find_layers, resolve_layers, unwrap
+from .speed_pass import LayerSums, Loss, Method, SpeedPass, speed_pass
+from .taps import guest
+from .updates import Update, canonical_names, check_update, update_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["FeatureSpeed", "LayerSpeed", "bfa_theory", "feature_speed", "speed_of_layers"]
+
+NAN = float("nan")
+
+# Relative error of the outputs' loss decay above which a warning is given: forward mode, central differences.
+_TOLERANCE = {torch.float64: (1e-6, 1e-4), torch.float32: (1e-4, 1e-2)}
+_HALF_PRECISION_TOLERANCE = (0.1, 0.3)
+
+CUT_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSpeed:
+    r"""Speed of one layer's output ``f`` (the pre-activation) under one update. Undefined values are nan.
+
+    Attributes
+    ----------
+    name, kind : str
+        Layer and its type.
+    size, calls : int
+        Numbers in ``f`` over the whole batch, and times the layer ran.
+    feature_rms, feature_change_rms, relative_change : float
+        ``rms(f)``, ``rms(df)`` and their ratio.
+    backward_norm : float
+        ``||b||``, the norm of the loss gradient at the layer's output.
+    loss_decay, loss_decay_share : float
+        ``S = -<b, df>``, the first-order decrease of the loss through this layer's output, and its share of the whole;
+        negative where the update raises the loss.
+    own_decay : float
+        ``-<g, dw>`` of the layer's own parameters, and of parameters outside of layers (norm gains, free vectors) that
+        are first used after this layer and before the next one. A tied parameter counts in every layer that holds it.
+    cos_theta : float
+        Backward-feature angle, ``S / (||b|| ||df||)``.
+    sensitivity : float
+        ``rms(df) / S``: change of the features per unit of loss decay.
+    is_cut : bool
+        Whether S equals the ``-<g, dw>`` of all parameters that ``f`` depends on (to 1e-3 of the whole decay), as it
+        does when every path from them to the loss passes through ``f``.
+    finite_ratio : float or None
+        ``||f(w + dw) - f(w)|| / ||df||``: 1 in the linear regime.
+    reason : str or None
+        Why a value is nan.
+    """
+
+    name: str
+    kind: str
+    size: int
+    calls: int
+    feature_rms: float
+    feature_change_rms: float
+    relative_change: float
+    backward_norm: float
+    loss_decay: float
+    loss_decay_share: float
+    own_decay: float
+    cos_theta: float
+    sensitivity: float
+    is_cut: bool
+    finite_ratio: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FeatureSpeed:
+    """Speed of every layer's features under one update, in the order in which the layers ran.
+
+    Attributes
+    ----------
+    layers : mapping of str to LayerSpeed
+        One record a layer.
+    skipped : mapping of str to str
+        Layers that were not measured, each with the reason.
+    loss, total_decay, output_decay : float
+        Mean loss; its predicted decrease ``-<g, dw>`` over all parameters; the same found at the model's outputs.
+    update, method, mode : str
+        What moved the parameters, how ``df`` was found, and in which mode the model ran.
+    """
+
+    layers: Mapping[str, LayerSpeed]
+    skipped: Mapping[str, str]
+    loss: float
+    total_decay: float
+    output_decay: float
+    update: str
+    method: str
+    mode: str
+
+    @property
+    def check(self) -> float:
+        """``|S_out - S_total| / |S_total|``, round-off if every parameter's effect was seen."""
+        return abs(self.output_decay - self.total_decay) / abs(self.total_decay) if self.total_decay else NAN
+
+    def __getitem__(self, name: str) -> LayerSpeed:
+        return self.layers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def frame(self) -> pd.DataFrame:
+        """One row a layer, indexed by name."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(layer) for layer in self.layers.values()]).set_index("name")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings and dictionaries (JSON-ready once ``nan`` is allowed or replaced)."""
+        return {
+            "kind": "FeatureSpeed",
+            "schema": 1,
+            "layers": {name: asdict(layer) for name, layer in self.layers.items()},
+            "skipped": dict(self.skipped),
+            "loss": self.loss,
+            "total_decay": self.total_decay,
+            "output_decay": self.output_decay,
+            "check": self.check,
+            "update": self.update,
+            "method": self.method,
+            "mode": self.mode,
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> FeatureSpeed:
+        """Inverse of :meth:`to_dict`."""
+        values = {key: value for key, value in plain.items() if key not in ("kind", "schema", "check", "layers")}
+        return cls(layers={name: LayerSpeed(**layer) for name, layer in plain["layers"].items()}, **values)
+
+    def plot(self, ax: Any = None, *, theory: Sequence[float] | None = None) -> Any:
+        """Cosine of the angle, share of the loss decay and sensitivity against depth.
+
+        Parameters
+        ----------
+        ax : Axes or three Axes, optional
+            Where to draw; one Axes gets the cosine alone. By default a new figure.
+        theory : sequence of float, optional
+            Cosines expected, one a layer, drawn dashed: see :func:`bfa_theory`.
+
+        Returns
+        -------
+        list of Axes
+        """
+        from ..plots.speed import plot_speed
+
+        return plot_speed(self.to_dict(), ax, theory=theory)
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        columns = ("relative_change", "loss_decay_share", "cos_theta", "sensitivity", "is_cut", "finite_ratio")
+        shown = self.frame()[list(columns)].dropna(axis="columns", how="all")
+        caption = f"Update: {self.update}. Loss {self.loss:.4g}, predicted decrease {self.total_decay:.3g}."
+        return f"<p>{escape(caption)}</p>{shown.to_html(float_format=lambda value: format(value, '.3g'))}"
+
+
+def feature_speed(
+    model: nn.Module,
+    loss: Loss,
+    batch: Any,
+    *,
+    update: Update = "gradient",
+    layers: str | Rows | Sequence[str | Rows] = "auto",
+    outputs: Outputs = "logits",
+    method: Method = "auto",
+    mode: Literal["eval", "train"] = "eval",
+    finite: bool = True,
+) -> FeatureSpeed:
+    r"""How fast one update moves the features of every layer, and how much loss decay passes through each.
+
+    .. math:: S_l = -\langle b_l, \delta f_l \rangle = \|b_l\|\,\|\delta f_l\| \cos\theta_l
+
+    For gradient descent :math:`\delta f_l = -K_l b_l` with a positive semi-definite :math:`K_l`, so
+    :math:`0 < \cos\theta_l \le 1`.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Given back exactly as it was: parameters, buffers, ``.grad``, ``requires_grad``, modes, random generators.
+    loss : callable
+        ``(outputs, targets) -> Tensor``, the mean over the batch.
+    batch : Tensor, (inputs, targets) or mapping
+        One batch.
+    update : "gradient", Optimizer, mapping or callable
+        ``"gradient"`` moves every parameter with ``requires_grad`` by minus its gradient (a step of gradient descent
+        at rate 1; cosines and sensitivities do not depend on the rate). An optimiser makes its real step, hooks
+        included, which is then taken back bitwise. A mapping gives changes by parameter name; a callable
+        ``(parameters, gradients)`` returns one.
+    layers : "auto", names, globs or Rows
+        "auto" is every layer of :func:`measure_features`, and embeddings, bilinear and transposed convolutions. The
+        name of any other module that returns one tensor, say a residual block, measures its output.
+    outputs : "logits" or callable
+        ``(model, batch) -> Tensor`` replaces the model's own outputs.
+    method : "auto", "forward" or "central"
+        Forward-mode differentiation, or central differences; "auto" falls back to these where an operation has no
+        forward rule, and ``.method`` says so.
+    mode : "eval" or "train"
+        Mode of dropout and normalisation layers. In "train" every pass draws the same random numbers.
+    finite : bool
+        Also measure the true change after the full update.
+
+    Returns
+    -------
+    FeatureSpeed
+        Frozen; ``.layers``, ``.frame()``, ``.plot()``, ``.to_dict()``.
+
+    Raises
+    ------
+    DataError, ModelError, UnmeasurableError
+        Each says what was got, what was expected and what to do.
+
+    Warns
+    -----
+    FeatlearnWarning
+        The decay found at the outputs differs from that of the parameters: some of their effect was not seen.
+
+    Notes
+    -----
+    Costs one forward and one backward pass, one forward-mode pass (about two forward passes), and with ``finite`` two
+    forward passes; memory about twice the activations. Both differentiations stop at ``detach``; central differences
+    do not.
+
+    References
+    ----------
+    Chizat and Netrapalli, "The Feature Speed Formula", arXiv 2311.18718: the identity and the angle.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1)).double()
+    >>> x = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(4, 3)
+    >>> speed = feature_speed(net, torch.nn.functional.mse_loss, (x, x[:, :1]))
+    >>> [round(layer.loss_decay_share, 6) for layer in speed.layers.values()][-1]
+    1.0
+    """
+    _check_words(method, mode)
+    check_update(update)
+    model = unwrap(model)
+    chosen, skipped, explicit = _chosen(model, layers)
+    aliases = canonical_names(model)
+    wanted = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if isinstance(update, Mapping):
+        wanted |= {aliases[name] for name in update if name in aliases}
+    with guest(model), _training(model) if mode == "train" else nullcontext():
+        found = speed_pass(
+            model,
+            chosen,
+            parse_batch(batch, model),
+            loss,
+            outputs,
+            every_layer=_every_layer(model),
+            wanted=wanted,
+            update=update,
+            method=method,
+            finite=finite,
+        )
+    skipped |= _not_measured(chosen, found, explicit)
+    _warn_if_incomplete(found)
+    return FeatureSpeed(
+        layers={name: _layer_speed(sums, found.total_decay) for name, sums in found.layers.items()},
+        skipped=skipped,
+        loss=found.loss,
+        total_decay=found.total_decay,
+        output_decay=found.output_decay,
+        update=update_name(update),
+        method=found.method,
+        mode=mode,
+    )
+
+
+def speed_of_layers(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    batch: Batch,
+    loss: Loss,
+    outputs: Outputs,
+    *,
+    trainable: set[str] | None = None,
+) -> dict[str, dict[str, float | bool]]:
+    """Speed of some layers under an infinitesimal gradient step, for callers that hold the model as a guest already.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Inside an open ``guest(model)``.
+    layers : sequence of Layer
+        What to measure.
+    batch : Batch
+        From ``parse_batch``.
+    loss, outputs
+        As in :func:`feature_speed`.
+    trainable : set of str, optional
+        Names of the parameters that move; by default all, since a guest's parameters are all frozen.
+
+    Returns
+    -------
+    dict of str to dict
+        ``backward_norm, loss_decay_share, cos_theta, feature_change_rms, sensitivity, is_cut`` by layer name; layers
+        that did not run are absent. The change is that of a step at rate 1.
+    """
+    wanted = {name for name, _ in model.named_parameters()} if trainable is None else set(trainable)
+    found = speed_pass(model, layers, batch, loss, outputs, every_layer=layers, wanted=wanted)
+    _warn_if_incomplete(found)
+    keys = ("backward_norm", "loss_decay_share", "cos_theta", "feature_change_rms", "sensitivity", "is_cut")
+    records = {name: _layer_speed(sums, found.total_decay) for name, sums in found.layers.items()}
+    return {name: {key: getattr(record, key) for key in keys} for name, record in records.items()}
+
+
+def bfa_theory(
+    kind: Literal["relu", "linear", "resnet"],
+    depth: int,
+    weights: Sequence[float] | None = None,
+    beta: float | None = None,
+) -> NDArray[np.float64]:
+    r"""Cosine of the backward-feature angle of wide random networks, one input, gradient descent.
+
+    With the loss gradient isotropic and independent of the layers below,
+
+    .. math:: \cos^2\theta_l = \frac{\left(\sum_{v \le l} c_v\right)^2}
+              {\sum_{v, v' \le l} c_v c_{v'} \left(1 + q \min(l - v, l - v')\right)}, \qquad
+              c_v = \eta_v \|a_{v-1}\|^2,
+
+    where :math:`a_{v-1}` is the input of layer v and :math:`\eta_v` its rate.
+
+    Parameters
+    ----------
+    kind : "relu", "linear" or "resnet"
+        ReLU network at He initialisation (q = 2), linear network (q = 1), or blocks ``f + beta W relu(f)`` with
+        entries of W of variance 2/width (q = 2 beta^2 / (1 + beta^2), f the output of a block).
+    depth : int
+        Number of layers (blocks) L.
+    weights : sequence of L floats, optional
+        ``c_v``. By default equal, except for "relu": (1, 1/2, 1/2, ...), one rate and an input of as many numbers as
+        the layers are wide and of unit size.
+    beta : float, optional
+        Branch scale of "resnet".
+
+    Returns
+    -------
+    array of shape (depth,)
+        Cosines of layers 1 to L.
+
+    Raises
+    ------
+    DataError
+        Unknown kind, depth below 1, weights that are not L non-negative numbers with a positive first one, beta
+        missing or given in vain.
+
+    Notes
+    -----
+    Limits at equal weights: sqrt(3/l) (linear), sqrt(3/(2 l)) (ReLU), 1/sqrt(1 + 2 s^2/3) with s = beta sqrt(L) at the
+    last block. The orders 1/sqrt(l) for ReLU networks and a constant for residual ones with beta of order 1/sqrt(L)
+    are those of arXiv 2311.18718; the formula is derived here for infinite width and agrees with simulation. For
+    batches of correlated inputs and other branches there is no closed form: measure.
+
+    Examples
+    --------
+    >>> bfa_theory("linear", 3).round(3).tolist()
+    [1.0, 0.894, 0.802]
+    """
+    q = {"relu": 2.0, "linear": 1.0, "resnet": NAN}.get(kind)
+    if q is None:
+        raise DataError(f"Got kind={kind!r}, but expected 'relu', 'linear' or 'resnet'.")
+    if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
+        raise DataError(f"Got depth={depth!r}, but expected an integer of at least 1.")
+    if (kind == "resnet") != (beta is not None):
+        raise DataError(f"Got beta={beta!r} with kind={kind!r}, but expected a number with 'resnet' and only there.")
+    if beta is not None:
+        if not math.isfinite(beta):
+            raise DataError(f"Got beta={beta!r}, but expected a finite number.")
+        q = 2 * beta**2 / (1 + beta**2)
+    default = np.r_[1.0, np.full(depth - 1, 0.5 if kind == "relu" else 1.0)]
+    c = default if weights is None else np.asarray(weights, dtype=np.float64)
+    if c.shape != (depth,) or not np.isfinite(c).all() or (c < 0).any() or c[0] == 0:
+        raise DataError(f"Got weights {weights!r}, but expected {depth} non-negative numbers, the first positive.")
+    total = np.cumsum(c)
+    below = np.r_[0.0, total[:-1]]
+    # From l - 1 to l every min(l - v, l - v') of lower layers grows by one; the pairs with v = l join with zero.
+    return total / np.sqrt(np.cumsum(total**2 + (q - 1) * below**2))
+
+
+# --- what is measured -------------------------------------------------------------------------------------------------
+
+
+def _check_words(method: str, mode: str) -> None:
+    if method not in ("auto", "forward", "central"):
+        raise DataError(f"Got method={method!r}, but expected 'auto', 'forward' or 'central'.")
+    if mode not in ("eval", "train"):
+        raise DataError(f"Got mode={mode!r}, but expected 'eval' or 'train'.")
+
+
+def _absent(*_: Any) -> Any:
+    raise UnmeasurableError("Got a module that is known by its output only. Name a linear or convolution layer.")
+
+
+def _output_of(name: str, module: nn.Module) -> Layer:
+    """Any module that returns one tensor: the speed of an output needs no weight."""
+    rule = LayerRule(
+        kind=type(module).__name__.lower(),
+        parameter=_absent,
+        matrix=_absent,
+        output=lambda module, tensor, n: tensor,
+        patches=_absent,
+    )
+    return Layer(name, name, module, rule)
+
+
+# Own weights and return one tensor, though W x + b they are not.
+_WITHOUT_RULE = (nn.Embedding, nn.EmbeddingBag, nn.Bilinear, nn.modules.conv._ConvTransposeNd)
+
+
+def _every_layer(model: nn.Module) -> list[Layer]:
+    available, refused = find_layers(model)
+    modules = dict(model.named_modules())
+    others = [name for name in refused if isinstance(modules[name], _WITHOUT_RULE)]
+    return [*available.values(), *(_output_of(name, modules[name]) for name in others)]
+
+
+def _chosen(model: nn.Module, layers: str | Rows | Sequence[str | Rows]) -> tuple[list[Layer], dict[str, str], bool]:
+    if isinstance(layers, str) and layers == "auto":
+        every = _every_layer(model)
+        names = {layer.name for layer in every}
+        if every:
+            return every, {name: why for name, why in find_layers(model)[1].items() if name not in names}, False
+    entries: Sequence[str | Rows] = [layers] if isinstance(layers, (str, Rows)) else list(layers)
+    if not entries:
+        resolve_layers(model, layers)  # refuses an empty choice
+    modules = dict(model.named_modules(remove_duplicate=False))
+    available = find_layers(model)[0]
+    parts = {layer.module_name for layer in available.values()}
+    chosen: dict[str, Layer] = {}
+    for entry in entries:
+        if isinstance(entry, str) and entry in modules and entry not in available and entry not in parts:
+            found = [_output_of(entry, modules[entry])]
+        else:
+            found = resolve_layers(model, entry)[0]
+        chosen |= {layer.name: layer for layer in found}
+    return list(chosen.values()), {}, True
+
+
+def _not_measured(chosen: Sequence[Layer], found: SpeedPass, explicit: bool) -> dict[str, str]:
+    missing = {
+        layer.name: found.unseen.get(layer.name, "it did not run") for layer in chosen if layer.name not in found.layers
+    }
+    if missing and explicit:
+        name, why = next(iter(missing.items()))
+        raise UnmeasurableError(f"Got layer {name!r}, which cannot be measured: {why}.")
+    return missing
+
+
+@contextmanager
+def _training(model: nn.Module) -> Iterator[None]:
+    """Training mode; running statistics are put back, which batch normalisation updates without leaving a trace."""
+    kept = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    model.train()
+    try:
+        yield
+    finally:
+        for buffer, copy in kept:
+            buffer.data.copy_(copy)
+
+
+# --- from sums to numbers ---------------------------------------------------------------------------------------------
+
+
+def _layer_speed(sums: LayerSums, total: float) -> LayerSpeed:
+    backward, change = math.sqrt(sums.backward), math.sqrt(sums.change)
+    root = math.sqrt(sums.size)
+    reasons = []
+    if backward == 0:
+        reasons.append("no loss gradient reaches its output")
+    if change == 0:
+        reasons.append("the update does not move its output")
+    if math.isnan(change) or (sums.finite is not None and math.isnan(sums.finite)):
+        reasons.append("other rows ran through it after the step, or they overflowed")
+    if total == 0:
+        reasons.append("the update does not change the loss to first order")
+    if math.isnan(sums.own):
+        reasons.append("its weight is computed from other parameters, so its rows own none")
+    return LayerSpeed(
+        name=sums.layer.name,
+        kind=sums.layer.rule.kind,
+        size=sums.size,
+        calls=sums.calls,
+        feature_rms=_ratio(math.sqrt(sums.features), root),
+        feature_change_rms=_ratio(change, root),
+        relative_change=_ratio(change, math.sqrt(sums.features)),
+        backward_norm=backward,
+        loss_decay=sums.decay,
+        loss_decay_share=_ratio(sums.decay, total),
+        own_decay=sums.own,
+        cos_theta=_ratio(sums.decay, backward * change),
+        sensitivity=_ratio(_ratio(change, root), sums.decay),
+        is_cut=bool(total) and abs(sums.decay - sums.upstream) <= CUT_TOLERANCE * abs(total),
+        finite_ratio=None if sums.finite is None else _ratio(math.sqrt(sums.finite), change),
+        reason="; ".join(reasons) or None,
+    )
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator else NAN
+
+
+def _warn_if_incomplete(found: SpeedPass) -> None:
+    error = abs(found.output_decay - found.total_decay)
+    limits = _TOLERANCE.get(found.dtype, _HALF_PRECISION_TOLERANCE)
+    if not error <= limits[0 if found.forward_mode else 1] * abs(found.total_decay):
+        warnings.warn(
+            f"The loss decay found at the outputs, {found.output_decay:.4g}, is not that of the parameters, "
+            f"{found.total_decay:.4g}. Randomness that is not torch's, mixed precision, or steps outside autograd hide "
+            "part of the update: read the angles with care.",
+            FeatlearnWarning,
+            stacklevel=3,
+        )

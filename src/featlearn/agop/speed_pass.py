@@ -1,0 +1,305 @@
+"""The passes behind feature speed: one backward, one forward-like for the change of every layer, and the sums."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node, get_gradient_edge
+
+from ..exceptions import DataError, ModelError, UnmeasurableError
+from .batches import Batch, Outputs
+from .dependence import Dependence, attached_parameters, inner, own_decay
+from .first_order import Call, central_differences, finite_change, forward_mode
+from .layers import Layer
+from .taps import Tapped, Taps
+from .updates import Update, parameter_update
+
+__all__ = ["LayerSums", "Loss", "Method", "SpeedPass", "speed_pass"]
+
+Loss = Callable[[Tensor, Any], Tensor]
+Method = Literal["auto", "forward", "central"]
+
+
+@dataclass(eq=False)
+class LayerSums:
+    """Sums over all samples, positions and calls of one layer.
+
+    Attributes
+    ----------
+    size : int
+        Numbers in the layer's output.
+    features, backward, change : float
+        ``||f||^2``, ``||b||^2`` and ``||df||^2``.
+    decay : float
+        ``-<b, df>``.
+    finite : float or None
+        ``||f(w + dw) - f(w)||^2``.
+    own, upstream : float
+        ``-<g, dw>`` over the layer's own parameters, and over all that its output depends on.
+    """
+
+    layer: Layer
+    size: int = 0
+    calls: int = 0
+    features: float = 0.0
+    backward: float = 0.0
+    change: float = 0.0
+    decay: float = 0.0
+    finite: float | None = None
+    own: float = 0.0
+    upstream: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class SpeedPass:
+    """What one update does, layer by layer in the order of execution, and to the loss as a whole."""
+
+    layers: Mapping[str, LayerSums]
+    unseen: Mapping[str, str]
+    loss: float
+    total_decay: float
+    output_decay: float
+    method: str
+    forward_mode: bool
+    dtype: torch.dtype
+
+
+def speed_pass(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    batch: Batch,
+    loss: Loss,
+    outputs: Outputs,
+    *,
+    every_layer: Sequence[Layer],
+    wanted: set[str],
+    update: Update = "gradient",
+    method: Method = "auto",
+    finite: bool = False,
+) -> SpeedPass:
+    """Run the passes, inside an open :func:`~featlearn.agop.taps.guest`.
+
+    Parameters
+    ----------
+    model, batch, loss, outputs
+        What is run; ``loss(outputs, targets)`` is the mean over the batch.
+    layers : sequence of Layer
+        What is measured.
+    every_layer : sequence of Layer
+        All layers, to which parameters outside of layers are attached.
+    wanted : set of str
+        Parameters whose gradient is taken.
+    update, method, finite
+        As in :func:`~featlearn.agop.feature_speed.feature_speed`.
+
+    Raises
+    ------
+    DataError, ModelError, UnmeasurableError
+        Each says what was got, what was expected and what to do.
+    """
+    parameters = {name: p for name, p in model.named_parameters() if name in wanted and p.is_floating_point()}
+    pulled = _pull(model, layers, batch, loss, outputs, parameters)
+    change = parameter_update(update, model, parameters, pulled.gradients)
+    names = {id(p): name for name, p in model.named_parameters()}
+    dense = {name: g.to_dense() if g.is_sparse else g for name, g in pulled.gradients.items()}
+    decays = {name: -inner(dense[name], change[name]) for name in change if name in dense}
+    attached = attached_parameters(model, every_layer, pulled.places, pulled.first_use)
+    with _requiring(parameters):
+        for name, sums in pulled.sums.items():
+            sums.own = own_decay(sums.layer, names, dense, change)
+            sums.own += sum(decays.get(free, 0.0) for free, layer in attached.items() if layer == name)
+            sums.upstream = sum(decay for free, decay in decays.items() if free in pulled.upstream[name])
+    tangent, how, exact = _first_order(model, batch, outputs, change, pulled, method)
+    if finite:
+        _finite(model, batch, outputs, change, pulled)
+    return SpeedPass(
+        layers=pulled.sums,
+        unseen=pulled.unseen,
+        loss=pulled.loss,
+        total_decay=sum(decays.values()),
+        output_decay=-inner(pulled.output, tangent),
+        method=how,
+        forward_mode=exact,
+        dtype=tangent.dtype,
+    )
+
+
+@dataclass(eq=False)
+class _Pulled:
+    """Gradients of the loss: by call of each layer, at the outputs, by parameter; and what the graph says."""
+
+    loss: float
+    output: Tensor
+    backward: dict[tuple[str, int], Tensor]
+    gradients: dict[str, Tensor]
+    sums: dict[str, LayerSums]
+    unseen: dict[str, str]
+    upstream: dict[str, set[str]]
+    places: dict[str, int]
+    first_use: Mapping[str, int]
+
+    def measured(self) -> list[Layer]:
+        return [sums.layer for sums in self.sums.values()]
+
+
+@contextmanager
+def _requiring(parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+    before = [(parameter, parameter.requires_grad) for parameter in parameters.values()]
+    try:
+        for parameter, _ in before:
+            parameter.requires_grad_(True)
+        yield
+    finally:
+        for parameter, requires_grad in before:
+            parameter.requires_grad_(requires_grad)
+
+
+def _pull(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    batch: Batch,
+    loss: Loss,
+    outputs: Outputs,
+    parameters: Mapping[str, nn.Parameter],
+) -> _Pulled:
+    """One forward and one backward pass: every gradient at once."""
+    sums: dict[str, LayerSums] = {}
+
+    def see(layer: Layer, _: Tensor, output: Tensor) -> None:
+        entry = sums.setdefault(layer.name, LayerSums(layer))
+        rows = _rows(layer, output)
+        entry.size += rows.numel()
+        entry.calls += 1
+        entry.features += inner(rows, rows)
+
+    with _requiring(parameters), Taps(layers, on_forward=see) as taps:
+        result = taps.forward(Call(model, batch, outputs))
+        if not result.requires_grad:
+            raise ModelError("Got outputs that depend on no trained parameter. Check requires_grad and outputs=.")
+        calls, unseen = list(taps.calls), dict(taps.unseen)
+        top = get_gradient_edge(result)
+        value = _loss_value(loss, result, batch.targets)
+        graph = Dependence.of(value, parameters)
+        edges = {id(call.edge): call.edge for call in calls}
+        found = _grad(value, [*edges.values(), top, *parameters.values()])
+    at_edge = dict(zip(edges, found, strict=False))
+    gradients = {
+        name: gradient
+        for name, gradient in zip(parameters, found[len(edges) + 1 :], strict=True)
+        if gradient is not None
+    }
+    if not gradients:
+        raise ModelError("Got a loss that depends on no trained parameter. Check requires_grad, loss and outputs=.")
+    output = found[len(edges)]
+    return _Pulled(
+        loss=float(value.detach()),
+        output=torch.zeros_like(result) if output is None else output,
+        backward=_by_call(calls, at_edge, sums),
+        gradients=gradients,
+        sums={name: sums[name] for name in dict.fromkeys(call.layer.name for call in calls)},
+        unseen=unseen,
+        upstream={name: graph.upstream(nodes) for name, nodes in _nodes(calls).items()},
+        places={name: min(node._sequence_nr() for node in nodes) for name, nodes in _nodes(calls).items()},
+        first_use=graph.first_use,
+    )
+
+
+def _rows(layer: Layer, tensor: Tensor) -> Tensor:
+    return tensor if layer.rows is None else layer.output(tensor, 0)
+
+
+def _nodes(calls: Sequence[Tapped]) -> dict[str, list[Node]]:
+    nodes: dict[str, list[Node]] = {}
+    for call in calls:
+        nodes.setdefault(call.layer.name, []).append(call.edge.node)
+    return nodes
+
+
+def _by_call(
+    calls: Sequence[Tapped], at_edge: Mapping[int, Tensor | None], sums: Mapping[str, LayerSums]
+) -> dict[tuple[str, int], Tensor]:
+    backward: dict[tuple[str, int], Tensor] = {}
+    numbers = dict.fromkeys(sums, 0)
+    for call in calls:
+        name = call.layer.name
+        gradient = at_edge[id(call.edge)]
+        if gradient is not None:
+            backward[name, numbers[name]] = _rows(call.layer, gradient)
+            sums[name].backward += inner(backward[name, numbers[name]], backward[name, numbers[name]])
+        numbers[name] += 1
+    return backward
+
+
+def _loss_value(loss: Loss, result: Tensor, targets: Any) -> Tensor:
+    value = loss(result, targets)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise DataError(f"Got a loss of {got}, but expected one number: the mean over the batch.")
+    if not value.isfinite().all():
+        raise DataError(f"Got loss={float(value.detach())}, but expected a finite number. Check the targets.")
+    if not value.requires_grad:
+        raise DataError("Got a loss without a gradient. Compute it from the outputs with differentiable operations.")
+    return value.reshape(())
+
+
+def _grad(value: Tensor, inputs: Sequence[Any]) -> tuple[Tensor | None, ...]:
+    try:
+        return torch.autograd.grad(value, inputs, allow_unused=True)
+    except RuntimeError as error:
+        if "Checkpointing is not compatible" in str(error):
+            raise UnmeasurableError(
+                "Got reentrant checkpointing, which hides the layers inside it. Use use_reentrant=False."
+            ) from error
+        raise
+
+
+def _first_order(
+    model: nn.Module,
+    batch: Batch,
+    outputs: Outputs,
+    change: Mapping[str, Tensor],
+    pulled: _Pulled,
+    method: Method,
+) -> tuple[Tensor, str, bool]:
+    """Fill in ``change`` and ``decay`` of every layer; the outputs' tangent, how it was found, and whether exactly."""
+
+    def see(layer: Layer, call: int, tangent: Tensor) -> None:
+        sums = pulled.sums[layer.name]
+        sums.change += inner(tangent, tangent)
+        if (layer.name, call) in pulled.backward:
+            sums.decay -= inner(pulled.backward[layer.name, call], tangent)
+
+    layers, why = pulled.measured(), "as asked"
+    if method != "central":
+        try:
+            return forward_mode(model, batch, outputs, change, layers, see), "forward mode", True
+        except NotImplementedError as error:
+            if method == "forward":
+                raise UnmeasurableError(
+                    f"Got an operation without a forward rule ({_first_line(error)}). Use method='central'."
+                ) from error
+            why = _first_line(error)
+            for sums in pulled.sums.values():
+                sums.change = sums.decay = 0.0
+    tangent, step = central_differences(model, batch, outputs, change, layers, see)
+    return tangent, f"central differences of step {step:.1e}: {why}", False
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:160]
+
+
+def _finite(model: nn.Module, batch: Batch, outputs: Outputs, change: Mapping[str, Tensor], pulled: _Pulled) -> None:
+    for sums in pulled.sums.values():
+        sums.finite = 0.0
+
+    def see(layer: Layer, call: int, difference: Tensor) -> None:
+        sums = pulled.sums[layer.name]
+        sums.finite = (sums.finite or 0.0) + inner(difference, difference)
+
+    finite_change(model, batch, outputs, change, pulled.measured(), see)
