@@ -1,0 +1,84 @@
+"""Figure of feature speed: angle, share of the loss decay and sensitivity against depth, from plain dictionaries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from ..exceptions import DataError
+from .palette import ALIGNMENT, COMPARISON
+
+__all__ = ["plot_speed"]
+
+_PANELS = (
+    ("cos_theta", "cosine of the backward-feature angle"),
+    ("loss_decay_share", "share of the loss decay"),
+    ("sensitivity", "sensitivity: feature change per loss decay"),
+)
+_MOST_NAMES = 30
+
+
+def plot_speed(
+    result: Mapping[str, Any], ax: Axes | Iterable[Axes] | None = None, *, theory: Sequence[float] | None = None
+) -> list[Axes]:
+    """Three panels over the layers in order of execution; filled marks are cuts, through which the whole decay passes.
+
+    Parameters
+    ----------
+    result : mapping
+        ``FeatureSpeed.to_dict()``.
+    ax : Axes or three Axes, optional
+        Drawn into; one Axes gets the cosine alone. By default a new figure.
+    theory : sequence of float, optional
+        Expected cosines, one a layer, dashed.
+
+    Returns
+    -------
+    list of Axes
+
+    Raises
+    ------
+    DataError
+        Another number of Axes, or of expected cosines.
+    """
+    layers = list(result["layers"].values())
+    if theory is not None and len(theory) != len(layers):
+        raise DataError(f"Got {len(theory)} expected cosines, but expected one for each of the {len(layers)} layers.")
+    if ax is None:
+        width = min(3.2 + 0.25 * len(layers), 7.0)
+        axes = list(plt.subplots(1, 3, figsize=(3 * width, 3.6), layout="constrained")[1])
+    else:
+        axes = [ax] if isinstance(ax, Axes) else list(ax)
+    if len(axes) not in (1, 3):
+        raise DataError(f"Got {len(axes)} Axes, but expected one or three.")
+    for panel, (key, label) in zip(axes, _PANELS, strict=False):
+        _curve(panel, layers, key)
+        panel.set_title(label, fontsize=10)
+    if theory is not None:
+        axes[0].plot(range(len(layers)), theory, linestyle="--", color=COMPARISON, label="wide random network")
+        axes[0].legend(fontsize=8, frameon=False)
+    return axes
+
+
+def _curve(ax: Axes, layers: Sequence[Mapping[str, Any]], key: str) -> None:
+    values = [math.nan if layer[key] is None else float(layer[key]) for layer in layers]
+    ax.plot(range(len(layers)), values, color=ALIGNMENT, linewidth=1)
+    for cut, face in ((True, ALIGNMENT), (False, "none")):
+        chosen = [i for i, layer in enumerate(layers) if bool(layer["is_cut"]) is cut]
+        heights = [values[i] for i in chosen]
+        ax.plot(chosen, heights, linestyle="", marker="o", markersize=5, color=ALIGNMENT, markerfacecolor=face)
+    if len(layers) <= _MOST_NAMES:
+        ax.set_xticks(range(len(layers)), [layer["name"] for layer in layers], rotation=45, ha="right")
+    else:
+        ax.set_xlabel("layer, in order of execution")
+    finite = [value for value in values if math.isfinite(value)]
+    if key == "sensitivity" and finite and min(finite) > 0 and max(finite) > 30 * min(finite):
+        ax.set_yscale("log")
+    elif finite and min(finite) >= 0:
+        ax.set_ylim(bottom=0.0)
+    else:
+        ax.axhline(0.0, color=COMPARISON, linewidth=0.5)
