@@ -7,6 +7,7 @@ and the tangent at a layer is :math:`\delta f_l`. Where an operation has no forw
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,8 +21,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .._random import preserved_rng
 from .attention import recompute_attention
 from .batches import Batch, Outputs, raw_outputs
-from .dependence import inner
 from .layers import Layer
+from .parameter_order import inner
 
 __all__ = ["Call", "central_differences", "finite_change", "forward_mode"]
 
@@ -83,6 +84,7 @@ def forward_mode(
     -----
     Costs about two forward passes, and keeps no activations.
     """
+    _load_forward_rules()
     parameters = dict(model.named_parameters())
 
     def tangent(tensor: Tensor) -> Tensor:
@@ -95,6 +97,14 @@ def forward_mode(
         with _watching(layers, lambda layer, call, output: see(layer, call, tangent(output))):
             result = functional_call(Call(model, batch, outputs), duals, ())
         return tangent(result).clone()
+
+
+def _load_forward_rules() -> None:
+    """Torch compiles some forward rules at the first dual tensor, and warns of its own use of TorchScript."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=DeprecationWarning)
+        with forward_ad.dual_level():
+            forward_ad.make_dual(torch.zeros(()), torch.zeros(()))
 
 
 def central_differences(

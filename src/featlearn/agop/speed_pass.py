@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node, get_gradient_edge
+from torch.autograd.graph import get_gradient_edge
 
 from ..exceptions import DataError, ModelError, UnmeasurableError
 from .batches import Batch, Outputs
-from .dependence import Dependence, attached_parameters, inner, own_decay
 from .first_order import Call, central_differences, finite_change, forward_mode
 from .layers import Layer
+from .parameter_order import attached_parameters, first_uses, inner, own_decay
 from .taps import Tapped, Taps
 from .updates import Update, parameter_update
 
@@ -39,8 +39,8 @@ class LayerSums:
         ``-<b, df>``.
     finite : float or None
         ``||f(w + dw) - f(w)||^2``.
-    own, upstream : float
-        ``-<g, dw>`` over the layer's own parameters, and over all that its output depends on.
+    own, before : float
+        ``-<g, dw>`` over the layer's own parameters, and over all that were used until its output was there.
     """
 
     layer: Layer
@@ -52,7 +52,7 @@ class LayerSums:
     decay: float = 0.0
     finite: float | None = None
     own: float = 0.0
-    upstream: float = 0.0
+    before: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,12 +108,14 @@ def speed_pass(
     names = {id(p): name for name, p in model.named_parameters()}
     dense = {name: g.to_dense() if g.is_sparse else g for name, g in pulled.gradients.items()}
     decays = {name: -inner(dense[name], change[name]) for name in change if name in dense}
-    attached = attached_parameters(model, every_layer, pulled.places, pulled.first_use)
+    starts = {name: min(places) for name, places in pulled.places.items()}
+    attached = attached_parameters(model, every_layer, starts, pulled.first_use)
     with _requiring(parameters):
         for name, sums in pulled.sums.items():
             sums.own = own_decay(sums.layer, names, dense, change)
             sums.own += sum(decays.get(free, 0.0) for free, layer in attached.items() if layer == name)
-            sums.upstream = sum(decay for free, decay in decays.items() if free in pulled.upstream[name])
+            until = max(pulled.places[name])
+            sums.before = sum(decays.get(used, 0.0) for used, place in pulled.first_use.items() if place <= until)
     tangent, how, exact = _first_order(model, batch, outputs, change, pulled, method)
     if finite:
         _finite(model, batch, outputs, change, pulled)
@@ -139,9 +141,8 @@ class _Pulled:
     gradients: dict[str, Tensor]
     sums: dict[str, LayerSums]
     unseen: dict[str, str]
-    upstream: dict[str, set[str]]
-    places: dict[str, int]
-    first_use: Mapping[str, int]
+    places: dict[str, list[int]]
+    first_use: dict[str, int]
 
     def measured(self) -> list[Layer]:
         return [sums.layer for sums in self.sums.values()]
@@ -184,7 +185,7 @@ def _pull(
         calls, unseen = list(taps.calls), dict(taps.unseen)
         top = get_gradient_edge(result)
         value = _loss_value(loss, result, batch.targets)
-        graph = Dependence.of(value, parameters)
+        uses = first_uses(value, parameters)
         edges = {id(call.edge): call.edge for call in calls}
         found = _grad(value, [*edges.values(), top, *parameters.values()])
     at_edge = dict(zip(edges, found, strict=False))
@@ -203,9 +204,8 @@ def _pull(
         gradients=gradients,
         sums={name: sums[name] for name in dict.fromkeys(call.layer.name for call in calls)},
         unseen=unseen,
-        upstream={name: graph.upstream(nodes) for name, nodes in _nodes(calls).items()},
-        places={name: min(node._sequence_nr() for node in nodes) for name, nodes in _nodes(calls).items()},
-        first_use=graph.first_use,
+        places=_places(calls),
+        first_use=uses,
     )
 
 
@@ -213,11 +213,12 @@ def _rows(layer: Layer, tensor: Tensor) -> Tensor:
     return tensor if layer.rows is None else layer.output(tensor, 0)
 
 
-def _nodes(calls: Sequence[Tapped]) -> dict[str, list[Node]]:
-    nodes: dict[str, list[Node]] = {}
+def _places(calls: Sequence[Tapped]) -> dict[str, list[int]]:
+    """Place of each call's output in the order of execution, by layer."""
+    places: dict[str, list[int]] = {}
     for call in calls:
-        nodes.setdefault(call.layer.name, []).append(call.edge.node)
-    return nodes
+        places.setdefault(call.layer.name, []).append(call.edge.node._sequence_nr())
+    return places
 
 
 def _by_call(

@@ -1,9 +1,8 @@
-"""Which parameters act on which layer, read off the graph of one forward pass."""
+"""Which parameters act when, read off the graph of one forward pass, and what each layer owns of the loss decay."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,61 +10,41 @@ from torch.autograd.graph import Node
 
 from .layers import Layer
 
-__all__ = ["Dependence", "attached_parameters", "inner", "own_decay"]
+__all__ = ["attached_parameters", "first_uses", "inner", "own_decay"]
 
 
-@dataclass(frozen=True, eq=False)
-class Dependence:
-    """Parameters that each node of a graph depends on, and when each parameter was first used.
+def first_uses(root: Tensor, parameters: Mapping[str, nn.Parameter]) -> dict[str, int]:
+    """Place of the first operation on each parameter, in the order of execution of what ``root`` was computed by.
 
-    Attributes
+    Parameters
     ----------
-    names : tuple of str
-        Parameter of each bit of a mask.
-    masks : mapping of Node to int
-        Bit i is set when the node depends on parameter i.
-    first_use : mapping of str to int
-        Place of the first operation on the parameter in the order of execution; parameters without a use are absent.
+    root : Tensor
+        Result of a forward pass, with its graph.
+    parameters : mapping of str to Parameter
+        By name.
+
+    Returns
+    -------
+    dict of str to int
+        Comparable with ``node._sequence_nr()`` of any node of the graph; parameters without a use are absent.
     """
-
-    names: tuple[str, ...]
-    masks: Mapping[Node, int]
-    first_use: Mapping[str, int]
-
-    @classmethod
-    def of(cls, root: Tensor, parameters: Mapping[str, nn.Parameter]) -> Dependence:
-        """Walk the graph below ``root`` once."""
-        bits = {id(parameter): i for i, parameter in enumerate(parameters.values())}
-        names = tuple(parameters)
-        masks: dict[Node, int] = {}
-        first_use: dict[str, int] = {}
-        stack = [root.grad_fn] if root.grad_fn is not None else []
-        while stack:
-            node = stack[-1]
-            below = [child for child, _ in node.next_functions if child is not None] if node not in masks else []
-            if waiting := [child for child in below if child not in masks]:
-                stack.extend(waiting)
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    uses: dict[str, int] = {}
+    seen: set[Node] = set()
+    stack = [root.grad_fn] if root.grad_fn is not None else []
+    while stack:
+        node = stack.pop()
+        for below, _ in node.next_functions:
+            if below is None:
                 continue
-            stack.pop()
-            if node in masks:
-                continue
-            mask = 0
-            for child in below:
-                mask |= masks[child]
-                bit = bits.get(id(getattr(child, "variable", None)))
-                if bit is not None:
-                    place = node._sequence_nr()
-                    first_use[names[bit]] = min(place, first_use.get(names[bit], place))
-            bit = bits.get(id(getattr(node, "variable", None)))
-            masks[node] = mask if bit is None else mask | 1 << bit
-        return cls(names, masks, first_use)
-
-    def upstream(self, nodes: Sequence[Node]) -> set[str]:
-        """Parameters that any of the nodes depends on."""
-        mask = 0
-        for node in nodes:
-            mask |= self.masks.get(node, 0)
-        return {name for i, name in enumerate(self.names) if mask >> i & 1}
+            name = names.get(id(getattr(below, "variable", None)))
+            if name is not None:
+                place = node._sequence_nr()
+                uses[name] = min(place, uses.get(name, place))
+            elif below not in seen:
+                seen.add(below)
+                stack.append(below)
+    return uses
 
 
 def attached_parameters(
@@ -82,7 +61,7 @@ def attached_parameters(
     places : mapping of str to int
         Place in the order of execution of the layers whose call was seen; others stand where their weights were used.
     first_use : mapping of str to int
-        From :class:`Dependence`.
+        From :func:`first_uses`.
 
     Returns
     -------
