@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..agop.accumulate import TangentKernel
 from ..exceptions import DataError
-from .coordinates import Coordinates, Factors, correlation, eigen
+from .coordinates import Coordinates, Factors, Weight, correlation, eigen
 from .null import closed_form_null, sampled_null
 from .probes import PowerOne, jackknife, student_interval
 
@@ -21,6 +21,8 @@ __all__ = [
     "Aligned",
     "Alignment",
     "align",
+    "align_at_power_one",
+    "aligned_by_definition",
     "alignment_from_coordinates",
     "check_power",
     "check_statistic",
@@ -29,6 +31,7 @@ __all__ = [
 NAN = float("nan")
 STATISTICS = ("pearson", "cosine")
 MOST_EIGH = 512  # rank up to which errors and nulls at powers other than 1 are worth their eigendecompositions
+ISOTROPIC = "the null is 1: K is isotropic in the column space of W, so there is no excess"
 CERTAIN = 1 - 1e-6  # a null above this leaves no room for an excess
 
 
@@ -131,6 +134,7 @@ class Aligned:
     coordinates: Coordinates
     vectors: Tensor  # Q, (groups, r, r)
     reduced: Tensor  # U^T K U, (groups, r, r)
+    norms: tuple[float, float]  # ||F|| and ||G||, the latter without the bias of probes
     probe_error: float | None
 
     def at(self, power: float, statistic: str) -> Alignment:
@@ -180,8 +184,8 @@ def align(
     lam, c, q, vectors = eigen(reduced, factors)
     arrays = [part.double().cpu().numpy() for part in (lam, c, q, factors.s, factors.t)]
     coordinates = Coordinates(factors.d, arrays[0], arrays[1], arrays[2], arrays[3], arrays[4], floor)
-    power_one = PowerOne.of(blocks, factors.s, factors.t, samples, probes, probed)
-    reason = _undefined(factors, lam)
+    power_one = PowerOne.of(blocks, factors.at_power_one, samples, probes, probed)
+    reason = _undefined(bool((factors.s > 0).any()), bool((lam > 0).any()))
     small = factors.s.shape[1] <= MOST_EIGH
     drawn = (
         sampled_null(reduced, factors, powers, statistics, generator, floor)
@@ -192,71 +196,113 @@ def align(
     for power in powers:
         replicas = None if power == 1 or not (small and thorough) else _replicas(blocks, samples, probes, factors)
         for statistic in statistics:
-            entry = Alignment(float(power), statistic, NAN, biased=probed and power != 1, reason=reason)
-            if reason is None:
-                entry = _one(entry, factors, coordinates, power_one, replicas, drawn)
+            null, null_sd = drawn.get((power, statistic), (NAN, NAN))
+            entry = Alignment(float(power), statistic, NAN, null, null_sd, biased=probed, reason=reason)
+            if reason is None and power == 1:
+                entry = _at_power_one(entry, factors.at_power_one, power_one)
+            elif reason is None:
+                entry = _at_other_power(entry, factors, coordinates, replicas)
             entries.append(entry)
-    return Aligned(tuple(entries), coordinates, vectors, reduced, power_one.probe_error if probed else None)
+    error = power_one.probe_error if probed else None
+    return Aligned(tuple(entries), coordinates, vectors, reduced, power_one.norms, error)
 
 
-def _one(
-    entry: Alignment,
-    factors: Factors,
-    coordinates: Coordinates,
-    power_one: PowerOne,
-    replicas: tuple[Tensor, Tensor, Tensor] | None,
-    drawn: Mapping[tuple[float, str], tuple[float, float]],
-) -> Alignment:
-    """Value, null and error of one power and statistic."""
-    power, statistic, size = entry.power, entry.statistic, len(factors.s) * factors.d**2
-    null, null_sd = drawn.get((power, statistic), (NAN, NAN))
-    if power == 1:
-        values = power_one.values(size, statistic)  # the whole, then without each block
-        value, left_out = float(values[0]), values[1:]
-        null = closed_form_null(factors, power_one.t1, power_one.t2, statistic)
-        entry = replace(entry, biased=power_one.biased)
-    else:
-        value = coordinates.correlation(power, statistic)
-        left_out = (
-            torch.empty(0)
-            if replicas is None
-            else correlation(*replicas, factors.s, factors.t, factors.d, power, statistic, coordinates.floor)
+def align_at_power_one(
+    weight: Tensor, kernel: TangentKernel, *, statistics: Sequence[str] = STATISTICS, probed: bool = False
+) -> Aligned:
+    """Power 1 alone, from ``M = W W^T`` and K as they are: a few matrix products, no eigendecomposition.
+
+    Parameters
+    ----------
+    weight : Tensor of shape (groups, k, d)
+        In the kernel's coordinates.
+
+    Returns
+    -------
+    Aligned
+        With empty coordinates. The null is nan where the rank of W cannot be told from a Cholesky factor.
+    """
+    blocks, samples = _without_empty(kernel.sums, kernel.samples.tolist())
+    weight = weight.to(blocks)
+    if len(weight) == 1 and weight.shape[2] < weight.shape[1]:
+        basis, upper = torch.linalg.qr(weight[0])
+        weight, blocks = upper.unsqueeze(0), basis.mT @ blocks @ basis
+    dense = Weight.dense(weight)
+    power_one = PowerOne.of(blocks, dense, samples, kernel.probes, probed)
+    reason = _undefined(bool((dense.norm > 0).any()), bool((blocks != 0).any()))
+    entries = [
+        Alignment(1.0, statistic, NAN, reason=reason)
+        if reason is not None
+        else _at_power_one(Alignment(1.0, statistic, NAN), dense, power_one)
+        for statistic in statistics
+    ]
+    empty, nothing = weight.new_zeros(len(weight), 0, 0), Coordinates.empty(len(weight), weight.shape[2])
+    error = power_one.probe_error if probed else None
+    return Aligned(tuple(entries), nothing, empty, empty, power_one.norms, error)
+
+
+def aligned_by_definition(groups: int, d: int, statistics: Sequence[str] = STATISTICS) -> Aligned:
+    """Power 1 where K is the identity: G is F."""
+    entries = tuple(Alignment(1.0, statistic, 1.0, null=1.0, reason=ISOTROPIC) for statistic in statistics)
+    empty = torch.empty(groups, 0, 0)
+    return Aligned(entries, Coordinates.empty(groups, d), empty, empty, (NAN, NAN), None)
+
+
+def _at_power_one(entry: Alignment, weight: Weight, power_one: PowerOne) -> Alignment:
+    """Value, null and error at power 1."""
+    values = power_one.values(weight.size, entry.statistic)  # the whole, then without each block
+    null = NAN
+    if bool((weight.ranks >= 0).all()):
+        null = closed_form_null(weight, *power_one.kernel_traces(), entry.statistic)
+    entry = _with_error(replace(entry, null=null, biased=power_one.biased), float(values[0]), values[1:])
+    if math.isnan(entry.value) and power_one.exhausted:
+        return replace(
+            entry, reason="too few samples or probes: the estimated square of the AGOP's norm is not positive"
         )
+    return replace(entry, reason=_why(entry, weight.ranks))
+
+
+def _at_other_power(
+    entry: Alignment, factors: Factors, coordinates: Coordinates, replicas: tuple[Tensor, Tensor, Tensor] | None
+) -> Alignment:
+    """Value and error at a power other than 1."""
+    power, statistic = entry.power, entry.statistic
+    left_out = torch.empty(0)
+    if replicas is not None:
+        left_out = correlation(*replicas, factors.s, factors.t, factors.d, power, statistic, coordinates.floor)
+    entry = _with_error(entry, coordinates.correlation(power, statistic), left_out)
+    return replace(entry, reason=_why(entry, factors.ranks))
+
+
+def _with_error(entry: Alignment, value: float, left_out: Tensor) -> Alignment:
     error = jackknife(left_out)
-    entry = replace(
-        entry,
-        value=value,
-        null=null,
-        null_sd=null_sd,
-        standard_error=error,
-        interval=student_interval(value, error, len(left_out)),
-    )
-    return replace(entry, reason=_why(entry, factors, power_one, left_out))
+    return replace(entry, value=value, standard_error=error, interval=student_interval(value, error, len(left_out)))
 
 
-def _why(entry: Alignment, factors: Factors, power_one: PowerOne, left_out: Tensor) -> str | None:
+def _why(entry: Alignment, ranks: Tensor) -> str | None:
     """Why a field of the alignment is nan, the most important first."""
     if math.isnan(entry.value):
-        if entry.power == 1 and power_one.exhausted:
-            return "too few samples or probes: the estimated square of the AGOP's norm is not positive"
         return "its matrices have no variance, so no Pearson correlation exists"
-    if bool((factors.ranks <= 1).all()):
+    if bool((ranks == 1).all()):
         return "one effective direction (r = 1): the null equals the value, so there is no excess"
     if entry.null > CERTAIN:
-        return "the null is 1: K is isotropic in the column space of W, so there is no excess"
+        return ISOTROPIC
     if math.isnan(entry.null):
-        return f"no null at power {entry.power:g}: it takes Haar draws, which were not made here"
+        return (
+            "no null: the rank of the weight was not measured"
+            if entry.power == 1
+            else f"no null at power {entry.power:g}: it takes Haar draws, which were not made here"
+        )
     if math.isnan(entry.standard_error):
         return "no standard error: it needs more batches"
     return None
 
 
-def _undefined(factors: Factors, lam: Tensor) -> str | None:
-    if not bool((factors.s > 0).any()):
+def _undefined(weight: bool, agop: bool) -> str | None:
+    """Why no correlation exists, unless the weight and the AGOP both differ from zero."""
+    if not weight:
         return "its weights are zero"
-    if not bool((lam > 0).any()):
-        return "its AGOP is zero: the outputs do not change with its input"
-    return None
+    return None if agop else "its AGOP is zero: the outputs do not change with its input"
 
 
 def _reduced_blocks(factors: Factors, kernel: TangentKernel | float) -> Tensor:
@@ -296,4 +342,6 @@ def alignment_from_coordinates(
     check_power(power)
     value = coordinates.correlation(power, statistic)
     reason = "null and error were measured at other powers only"
+    if not coordinates.lam.size:
+        reason = "only power 1 was measured"
     return Alignment(float(power), statistic, value, biased=biased, reason=reason)

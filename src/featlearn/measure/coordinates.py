@@ -18,12 +18,68 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Coordinates", "Factors", "combine", "correlation", "eigen", "factorise"]
+__all__ = ["Coordinates", "Factors", "Weight", "combine", "correlation", "eigen", "factorise"]
 
 NAN = float("nan")
 BY_SVD = 512  # smaller side of W up to which the SVD itself is taken, in float64
 IN_DOUBLE = 2048  # side up to which Gram matrices are diagonalised in float64
 POWERS = np.round(np.arange(0.10, 2.005, 0.01), 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """What power 1 needs of the blocks of a weight.
+
+    Attributes
+    ----------
+    gram : Tensor of shape (groups, r, r), or (groups, r) when diagonal
+        ``M = W W^T``.
+    sums : Tensor of shape (groups, r)
+        ``W 1``.
+    ranks : Tensor of shape (groups,)
+    d : int
+        Inputs of one group.
+    """
+
+    gram: Tensor
+    sums: Tensor
+    ranks: Tensor
+    d: int
+
+    @property
+    def norm(self) -> Tensor:
+        """``||F||^2`` of each group."""
+        return (self.gram**2).flatten(1).sum(1)
+
+    @property
+    def trace(self) -> Tensor:
+        """``tr F`` of each group."""
+        return self.gram.sum(-1) if self.gram.dim() == 2 else self.gram.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+    @property
+    def entries(self) -> Tensor:
+        """``1^T F 1`` of each group."""
+        return (self.sums**2).sum(-1)
+
+    @property
+    def size(self) -> int:
+        """Entries of F over all groups."""
+        return len(self.sums) * self.d**2
+
+    @classmethod
+    def dense(cls, weight: Tensor) -> Weight:
+        """Of ``weight`` (groups, r, d) itself, without any eigendecomposition.
+
+        ``ranks`` is -1 where they cannot be told: rows of zeros (dead units) count, but what else makes M singular
+        needs the factors.
+        """
+        gram = weight @ weight.mT
+        diagonal = gram.diagonal(dim1=-2, dim2=-1)
+        alive, scale = diagonal > 0, diagonal.amax(-1, keepdim=True)
+        lower, failed = torch.linalg.cholesky_ex(gram + torch.diag_embed(torch.where(alive, 0.0, scale)))
+        pivots = lower.diagonal(dim1=-2, dim2=-1) ** 2
+        sure = (failed == 0) & (pivots > 8 * torch.finfo(gram.dtype).eps * scale).all(-1)
+        return cls(gram, weight.sum(-1), torch.where(sure, alive.sum(-1), -1), weight.shape[2])
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +96,11 @@ class Factors:
     def d(self) -> int:
         """Inputs of one group."""
         return self.weight.shape[2]
+
+    @property
+    def at_power_one(self) -> Weight:
+        """In the basis of the left singular vectors."""
+        return Weight(self.s**2, self.s * self.t, self.ranks, self.d)
 
     def right(self, coefficients: Tensor, group: int = 0) -> Tensor:
         """``V @ coefficients`` of one group, V applied as ``W^T U / s`` and never stored."""
@@ -153,15 +214,28 @@ class Coordinates:
     t: NDArray[np.float64]
     floor: float
 
+    @classmethod
+    def empty(cls, groups: int, d: int) -> Coordinates:
+        """Of a layer measured at power 1 alone: every correlation is nan."""
+        nothing = np.zeros((groups, 0))
+        return cls(d, nothing, nothing, nothing, nothing, nothing, 0.0)
+
     def correlation(self, power: float, statistic: str) -> float:
         r""":math:`\rho(F, G^a)`."""
+        if not self.lam.size:
+            return NAN
         lam, c, q, s, t = map(torch.from_numpy, (self.lam, self.c, self.q, self.s, self.t))
         return float(correlation(lam, c, q, s, t, self.d, power, statistic, self.floor))
 
     def best_power(self) -> float:
-        """Power in 0.10, 0.11, ..., 2.00 of the highest cosine."""
-        values = [self.correlation(float(power), "cosine") for power in POWERS]
-        return NAN if np.isnan(values).any() else float(POWERS[int(np.argmax(values))])
+        """Power in 0.10, 0.11, ..., 2.00 of the highest cosine; nan when there is none."""
+        top = self.lam.max(initial=0.0)
+        if not top > 0:
+            return NAN
+        kept = self.lam > self.floor * top
+        lam, c = self.lam[kept] / top, self.c[kept]
+        powers = lam ** POWERS[:, None]  # (powers, eigenvalues)
+        return float(POWERS[int(np.argmax(powers @ c / np.linalg.norm(powers, axis=1)))])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, one entry a group."""

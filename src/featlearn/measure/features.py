@@ -48,7 +48,8 @@ class MeasurementInterrupted(KeyboardInterrupt):
 class Options:
     """Arguments of :func:`measure_features` after the first two, and what a tracker goes without.
 
-    ``thorough``: nulls sampled by Haar draws, errors at other powers, and F, G and K themselves in the report.
+    ``thorough``: nulls sampled by Haar draws, errors at other powers, F, G and K themselves in the report, and
+    fingerprints. ``spectra``: eigenvalues, directions, and powers other than 1.
     """
 
     layers: str | Rows | Sequence[str | Rows] = "auto"
@@ -62,6 +63,7 @@ class Options:
     group: Any = None
     kernel_samples: int = 64
     thorough: bool = True
+    spectra: bool = True
 
     def check(self) -> None:
         """Refuse bad values before any work."""
@@ -233,7 +235,7 @@ class _Work:
         self.runs_reference = options.reference is not None and covers_model(options.reference, model)
         self.kept: list[Any] = []
         self.n_kept = self.n_batches = 0
-        self.data_sha256 = ""
+        self.data_sha256: str | None = None
         self.complaints: list[str] = []
         self.notes: list[str] = []
 
@@ -268,7 +270,8 @@ class _Work:
         self.n_batches += 1
 
     def _first(self, batch: Batch, raw: Any) -> None:
-        self.data_sha256 = fingerprint_of_data(raw)
+        if self.options.thorough:
+            self.data_sha256 = fingerprint_of_data(raw)
         if self.options.loss is not None:
             layers = [layer for layer in self.agop.layers if layer.name in self.agop.calls]
             self.speed = speed_of_layers(self.model, layers, batch, self.options.loss, self.options.outputs)
@@ -294,6 +297,7 @@ class _Work:
             statistic=options.statistic,
             random_state=options.random_state,
             thorough=options.thorough,
+            spectra=options.spectra or options.power != 1,
         )
         by_name = {layer.name: layer for layer in self.agop.layers}
         layers = {name: report_layer(by_name[name], self._evidence(name), style) for name in found}
@@ -377,7 +381,7 @@ class _Work:
         return {
             "model": type(model).__name__,
             "parameters": sum(p.numel() for p in model.parameters()),
-            "weights_sha256": fingerprint_of_weights(model),
+            "weights_sha256": fingerprint_of_weights(model) if options.thorough else None,
             "data": None,
             "data_sha256": self.data_sha256,
             "n_samples": agop.n_samples,

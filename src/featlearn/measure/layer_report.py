@@ -15,7 +15,7 @@ from ..agop.accumulate import TangentKernel
 from ..agop.layers import Layer
 from ..linalg.psd import fix_signs
 from ..linalg.spectrum import Spectrum
-from .alignment import STATISTICS, Aligned, Alignment, align
+from .alignment import STATISTICS, Aligned, Alignment, align, align_at_power_one, aligned_by_definition
 from .coordinates import Factors, factorise
 from .lossside import WIDEST_INPUT, LossSide, fact
 from .results import LayerReport
@@ -30,12 +30,17 @@ TRIVIAL = "it makes the measured outputs, so K is the identity and the ansatz ho
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """Which correlation leads; without ``thorough``, no sampled nulls, no errors at other powers, no matrices."""
+    """Which correlation leads, and how much is measured.
+
+    Without ``thorough`` there are no sampled nulls, no errors at powers other than 1 and no matrices; without
+    ``spectra`` power 1 alone.
+    """
 
     power: float
     statistic: str
     random_state: int
-    thorough: bool
+    thorough: bool = True
+    spectra: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,17 +71,18 @@ class LossFields:
 
 def report_layer(layer: Layer, evidence: Evidence, style: Style) -> LayerReport:
     """Everything the report says of one layer."""
-    weight = layer.weight()
-    kernel, trivial = evidence.kernel, isinstance(evidence.kernel, float)
-    factors = factorise(_in_coordinates(weight, kernel))
+    weight, kernel = layer.weight(), evidence.kernel
+    trivial, (groups, k, d) = isinstance(kernel, float), weight.shape
+    inside = _in_coordinates(weight, kernel)
+    factors = factorise(inside) if style.spectra else None
     powers = tuple(dict.fromkeys((float(style.power), 1.0, 0.5)))
-    aligned = _align(layer, factors, evidence, style, powers, STATISTICS, "nfa")
-    chosen = aligned.at(style.power, style.statistic)
-    agop_directions, nfm_directions, overlap = _directions(aligned, factors)
+    aligned = _align(layer, inside, factors, evidence, style, powers, STATISTICS, "nfa")
     centered, energy_share = _centered(layer, aligned, evidence, style)
-    loss = _loss_side(layer, factors, evidence, style)
+    loss = _loss_side(layer, weight, factors, evidence, style)
     finished = None if isinstance(kernel, float) else kernel.finalize()
-    shown, (groups, k, d) = style.thorough, weight.shape
+    coordinates = aligned.coordinates
+    agop_directions, nfm_directions, overlap = _directions(aligned, factors, d)
+    reason = TRIVIAL if trivial else aligned.at(style.power, style.statistic).reason
     return LayerReport(
         name=layer.name,
         kind=layer.rule.kind,
@@ -89,22 +95,18 @@ def report_layer(layer: Layer, evidence: Evidence, style: Style) -> LayerReport:
         patch_shape=layer.rule.patch_shape(layer.module),
         trivial=trivial,
         n_samples=evidence.n_samples,
-        nfm=(weight.mT @ weight).cpu() if shown and groups * d <= WIDEST_SHOWN else None,
-        agop=_agop(weight, kernel, finished).cpu() if shown and groups * d <= WIDEST_SHOWN else None,
-        tangent_kernel=finished.cpu()
-        if shown and finished is not None and _full(kernel) and k <= WIDEST_SHOWN
-        else None,
-        nfm_spectrum=Spectrum((aligned.coordinates.s**2)[aligned.coordinates.s > 0]),
-        agop_spectrum=Spectrum(aligned.coordinates.lam[aligned.coordinates.s > 0]),
-        tangent_spectrum=_tangent_spectrum(kernel, finished, aligned, groups * k),
+        **_matrices(weight, inside, kernel, finished, style),
+        nfm_spectrum=Spectrum((coordinates.s**2)[coordinates.s > 0]),
+        agop_spectrum=Spectrum(coordinates.lam[coordinates.s > 0]),
+        tangent_spectrum=_tangent_spectrum(kernel, finished, aligned, groups * k, style),
         nfm_directions=nfm_directions,
         agop_directions=agop_directions,
         subspace_overlap=overlap,
         alignments=aligned.alignments,
-        coordinates=aligned.coordinates,
+        coordinates=coordinates,
         power=float(style.power),
         statistic=style.statistic,
-        best_power=aligned.coordinates.best_power(),
+        best_power=coordinates.best_power(),
         probe_error=aligned.probe_error,
         biased=evidence.probed and not trivial,
         centered=centered,
@@ -115,7 +117,7 @@ def report_layer(layer: Layer, evidence: Evidence, style: Style) -> LayerReport:
         loss_nfa=loss.loss_nfa,
         crh=loss.crh,
         speed=None if evidence.speed is None else dict(evidence.speed),
-        reason="; ".join([TRIVIAL if trivial else chosen.reason or "", *loss.reasons]).strip("; ") or None,
+        reason="; ".join(filter(None, [reason, *loss.reasons])) or None,
     )
 
 
@@ -126,23 +128,26 @@ def _in_coordinates(weight: Tensor, kernel: TangentKernel | float) -> Tensor:
     return kernel.basis.mT @ weight.to(kernel.basis)
 
 
-def _full(kernel: TangentKernel | float) -> bool:
-    return not isinstance(kernel, float) and kernel.basis is None
-
-
 def _align(
     layer: Layer,
-    factors: Factors,
+    weight: Tensor,
+    factors: Factors | None,
     evidence: Evidence,
     style: Style,
     powers: tuple[float, ...],
     statistics: tuple[str, ...],
     purpose: str,
 ) -> Aligned:
-    trivial = isinstance(evidence.kernel, float)
+    """Correlations of ``weight`` (of its ``factors``, where spectra are wanted) with the layer's kernel."""
+    kernel = evidence.kernel
+    trivial = isinstance(kernel, float)
+    if factors is None:
+        if isinstance(kernel, float):
+            return aligned_by_definition(len(weight), weight.shape[2], statistics)
+        return align_at_power_one(weight, kernel, statistics=statistics, probed=evidence.probed)
     return align(
         factors,
-        evidence.kernel,
+        kernel,
         powers=powers,
         statistics=statistics,
         generator=generator(style.random_state, layer.name, purpose) if style.thorough and not trivial else None,
@@ -151,15 +156,28 @@ def _align(
     )
 
 
-def _agop(weight: Tensor, kernel: TangentKernel | float, finished: Tensor | None) -> Tensor:
-    if isinstance(kernel, float) or finished is None:
-        return float(kernel) * (weight.mT @ weight) if isinstance(kernel, float) else weight.new_zeros(0)
-    inside = _in_coordinates(weight, kernel).to(finished)
-    return inside.mT @ finished @ inside
+def _matrices(
+    weight: Tensor, inside: Tensor, kernel: TangentKernel | float, finished: Tensor | None, style: Style
+) -> dict[str, Tensor | None]:
+    """F, G and K themselves, where they are small enough to show."""
+    groups, k, d = weight.shape
+    nfm = agop = tangent_kernel = None
+    if style.thorough and groups * d <= WIDEST_SHOWN:
+        nfm = (weight.mT @ weight).cpu()
+        agop = float(kernel) * nfm if isinstance(kernel, float) else None
+        if finished is not None:
+            agop = (inside.to(finished).mT @ finished @ inside.to(finished)).cpu()
+    if style.thorough and k <= WIDEST_SHOWN and not isinstance(kernel, float) and kernel.basis is None:
+        tangent_kernel = None if finished is None else finished.cpu()
+    return {"nfm": nfm, "agop": agop, "tangent_kernel": tangent_kernel}
 
 
-def _directions(aligned: Aligned, factors: Factors) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+def _directions(
+    aligned: Aligned, factors: Factors | None, d: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
     """Top directions (d, m) of G and F in the first group, and the overlap of the two subspaces."""
+    if factors is None:
+        return np.zeros((d, 0)), np.zeros((d, 0)), NAN
     m = max(1, min(DIRECTIONS, int(factors.ranks[0])))
     turns = aligned.vectors[0][:, :m]
     own = torch.eye(len(turns), m, dtype=turns.dtype, device=turns.device)
@@ -168,12 +186,14 @@ def _directions(aligned: Aligned, factors: Factors) -> tuple[NDArray[np.float64]
 
 
 def _tangent_spectrum(
-    kernel: TangentKernel | float, finished: Tensor | None, aligned: Aligned, outputs: int
+    kernel: TangentKernel | float, finished: Tensor | None, aligned: Aligned, outputs: int, style: Style
 ) -> Spectrum:
     """Eigenvalues of K; of its part in the column space of W when k is above 1024."""
+    if not style.spectra:
+        return Spectrum(np.zeros(0))
     if isinstance(kernel, float):
         return Spectrum(np.full(outputs, kernel))
-    small = _full(kernel) and kernel.k <= WIDEST_SHOWN
+    small = kernel.basis is None and kernel.k <= WIDEST_SHOWN
     matrix = finished if small and finished is not None else aligned.reduced
     return Spectrum(torch.linalg.eigvalsh(matrix.double()).flatten().cpu().numpy())
 
@@ -185,22 +205,17 @@ def _centered(
     if evidence.reference is None:
         return None, None
     change = layer.weight().to(evidence.reference) - evidence.reference
-    factors = factorise(_in_coordinates(change, evidence.kernel))
-    aligned = _align(layer, factors, evidence, style, (1.0,), (style.statistic,), "centered")
+    inside = _in_coordinates(change, evidence.kernel)
+    factors = factorise(inside) if style.spectra else None
+    aligned = _align(layer, inside, factors, evidence, style, (1.0,), (style.statistic,), "centered")
     result = aligned.at(1.0, style.statistic)
     if not bool((change != 0).any()):
         result = replace(result, reason="its weights equal the reference's")
-    mine, all_of_it = aligned.coordinates, whole.coordinates
-    norms = ("nfm", mine.s**2, all_of_it.s**2), ("agop", mine.lam, all_of_it.lam)
-    share = {key: _ratio(np.linalg.norm(a), np.linalg.norm(b)) for key, a, b in norms}
-    return result, share
+    shares = [a / b if b > 0 else NAN for a, b in zip(aligned.norms, whole.norms, strict=True)]
+    return result, {"nfm": shares[0], "agop": shares[1]}
 
 
-def _ratio(a: np.floating, b: np.floating) -> float:
-    return float(a / b) if b > 0 else NAN
-
-
-def _loss_side(layer: Layer, factors: Factors, evidence: Evidence, style: Style) -> LossFields:
+def _loss_side(layer: Layer, weight: Tensor, factors: Factors | None, evidence: Evidence, style: Style) -> LossFields:
     """What the loss says of the layer; kernels of a loss are never in reduced coordinates."""
     side, statistic = evidence.side, style.statistic
     if side is None:
@@ -208,18 +223,20 @@ def _loss_side(layer: Layer, factors: Factors, evidence: Evidence, style: Style)
     gradient, moment = side.weight_gradient(layer.name), side.gradient_moment(layer.name)
     if moment is None:
         return LossFields(reasons=("no gradient of the loss reached it",))
+    factors = factorise(weight) if factors is None else factors
     in_gw = align(factors, TangentKernel.of_matrix(moment), powers=(1.0,)).at(1.0, statistic)
     crh = {**side.relations(layer, statistic), "in_gw_null": in_gw.null}
-    reasons = (f"in_hg and in_hw need d <= {WIDEST_INPUT}",) if layer.weight().shape[2] > WIDEST_INPUT else ()
+    reasons = (f"in_hg and in_hw need d <= {WIDEST_INPUT}",) if weight.shape[2] > WIDEST_INPUT else ()
     if gradient is None:
         why = "its weight is made on the fly, so FACT and the derivative ansatz have no weight gradient"
         undefined = Alignment(1.0, statistic, NAN, reason=why)
         return LossFields(undefined, NAN, NAN, in_gw.value, crh, (*reasons, why))
-    derivative = _align(layer, factorise(gradient), evidence, style, (1.0,), (statistic,), "derivative")
+    own = factorise(gradient) if style.spectra else None
+    derivative = _align(layer, gradient, own, evidence, style, (1.0,), (statistic,), "derivative")
     root = align(factors, TangentKernel.of_matrix(gradient @ gradient.mT), powers=(0.5,))
     return LossFields(
         derivative.at(1.0, statistic),
-        fact(layer.weight(), gradient, statistic),
+        fact(weight, gradient, statistic),
         root.at(0.5, statistic).value,
         in_gw.value,
         crh,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..linalg.psd import haar_orthogonal
-from .coordinates import Factors, combine
+from .coordinates import Factors, Weight, combine
 
 __all__ = ["DRAWS", "closed_form_null", "sampled_null"]
 
@@ -19,7 +19,7 @@ DRAWS = 32
 NUMBERS_AT_ONCE = 2**22
 
 
-def closed_form_null(factors: Factors, t1: Tensor, t2: Tensor, statistic: str) -> float:
+def closed_form_null(weight: Weight, t1: Tensor, t2: Tensor, statistic: str) -> float:
     r"""Null of the correlation at power 1 from exact Haar moments.
 
     With :math:`t_1 = \mathrm{tr} K_r`, :math:`t_2 = \mathrm{tr} K_r^2`,
@@ -31,7 +31,7 @@ def closed_form_null(factors: Factors, t1: Tensor, t2: Tensor, statistic: str) -
 
     Parameters
     ----------
-    factors : Factors
+    weight : Weight
     t1, t2 : Tensor of shape (groups,)
     statistic : {"pearson", "cosine"}
 
@@ -40,20 +40,21 @@ def closed_form_null(factors: Factors, t1: Tensor, t2: Tensor, statistic: str) -
     float
         Ratio of the means: at most .025 below the mean ratio at r = 16, .005 at r >= 64.
     """
-    s, r = factors.s, factors.ranks.to(factors.s)
+    r = weight.ranks.to(t1)
     t2 = torch.maximum(t2, t1**2 / r.clamp_min(1))  # what holds for every K, but not for every estimate of t2
     denominator = torch.where(r > 1, r * (r - 1) * (r + 2), 1.0)
     alpha = torch.where(r > 1, ((r + 1) * t1**2 - 2 * t2) / denominator, t1**2)
     beta = torch.where(r > 1, (r * t2 - t1**2) / denominator, 0.0)
-    norm_f = (s**4).sum(-1)
-    entries_f = (s**2 * factors.t**2).sum(-1)
+    norm_f, entries_f = weight.norm, weight.entries
     mean = torch.where(r > 0, t1 / r.clamp_min(1), 0.0)  # (groups,)
-    norm_g = ((alpha + beta) * norm_f + beta * (s**2).sum(-1) ** 2).sum()
+    norm_g = ((alpha + beta) * norm_f + beta * weight.trace**2).sum()
     # E (sum_g S_g)^2: the groups are turned independently.
     expected = mean * entries_f
     square = ((alpha + 2 * beta) * entries_f**2).sum() + expected.sum() ** 2 - (expected**2).sum()
-    inner, size = (mean * norm_f).sum(), len(s) * factors.d**2
-    null = combine(inner, norm_f.sum(), norm_g, entries_f.sum(), expected.sum(), size, statistic, square_g=square)
+    inner = (mean * norm_f).sum()
+    null = combine(
+        inner, norm_f.sum(), norm_g, entries_f.sum(), expected.sum(), weight.size, statistic, square_g=square
+    )
     return float(null)
 
 

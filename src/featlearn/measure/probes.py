@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 
-from .coordinates import combine
+from .coordinates import Weight, combine
 
 __all__ = ["PowerOne", "jackknife", "student_interval"]
 
@@ -34,8 +35,8 @@ class PowerOne:
         ``||G||^2``, ``1^T G 1`` and its square; the squares debiased.
     norm_f, entries_f : Tensor
         ``||F||^2`` and ``1^T F 1``.
-    t1, t2 : Tensor of shape (groups,)
-        ``tr K_r`` and ``tr K_r^2`` (debiased) of the whole.
+    blocks : Tensor of shape (halves, blocks, groups, r, r)
+        The kernels ``K_b``, unnormalised.
     probe_error : float
         Relative Frobenius error of the AGOP, from two halves of the probes; nan with fewer than two probes.
     biased : bool
@@ -50,8 +51,8 @@ class PowerOne:
     entries_square: Tensor
     norm_f: Tensor
     entries_f: Tensor
-    t1: Tensor
-    t2: Tensor
+    blocks: Tensor
+    weighting: _Weighting
     probe_error: float
     biased: bool
 
@@ -60,35 +61,49 @@ class PowerOne:
         """Whether the debiased norm of the whole is not positive."""
         return not bool(self.norm[0] > 0)
 
+    def kernel_traces(self) -> tuple[Tensor, Tensor]:
+        """``tr K_r`` and ``tr K_r^2`` (debiased) of the whole, both (groups,)."""
+        grams, weighting = _grams(self.blocks, self.blocks), self.weighting
+        t1 = self.blocks.diagonal(dim1=-2, dim2=-1).sum((0, 1, -1)) / (weighting.total[0] * sum(weighting.probes))
+        t2 = torch.stack([weighting.square(grams[:, :, g])[0] for g in range(grams.shape[2])])
+        return t1, t2
+
+    @property
+    def norms(self) -> tuple[float, float]:
+        """``||F||`` and ``||G||``."""
+        return math.sqrt(float(self.norm_f)), math.sqrt(max(float(self.norm[0]), 0.0))
+
     @classmethod
     def of(
-        cls, blocks: Tensor, s: Tensor, t: Tensor, samples: Sequence[int], probes: Sequence[int], probed: bool
+        cls, blocks: Tensor, weight: Weight, samples: Sequence[int], probes: Sequence[int], probed: bool
     ) -> PowerOne:
-        """From ``U^T K_b U`` (halves, blocks, groups, r, r), singular values and ``t = V^T 1`` (groups, r)."""
-        halves, count, groups = blocks.shape[:3]
-        scaled = s.unsqueeze(-1) * blocks * s.unsqueeze(-2)
+        """From kernels ``K_b`` (halves, blocks, groups, r, r) and the weight in the same coordinates."""
+        halves, count = blocks.shape[:2]
+        gram = weight.gram
+        products = gram.unsqueeze(-1) * blocks if gram.dim() == 2 else gram @ blocks  # M K_b, with M = W W^T
+        if gram.dim() == 2:
+            inner = (products.diagonal(dim1=-2, dim2=-1) * gram).sum((0, -2, -1))  # (blocks,)
+        else:
+            inner = (products * gram).sum((0, -3, -2, -1))
+        entries = ((blocks @ weight.sums.unsqueeze(-1)).squeeze(-1) * weight.sums).sum((-2, -1))  # (halves, blocks)
+        grams = _grams(products, products.mT)  # <B_b, B_b'> = tr M K_b M K_b'
         n = torch.tensor(samples, dtype=blocks.dtype, device=blocks.device)
         kept = torch.cat([torch.ones(1, count), 1 - torch.eye(count)]).to(blocks)  # rows: whole, without block b
-        pooled = scaled.sum(0)
-        inner = (pooled.diagonal(dim1=-2, dim2=-1) * s**2).sum((-2, -1))  # (blocks,)
-        entries = torch.einsum("hbgij,gi,gj->hb", scaled, t, t)
-        grams = _grams(scaled).sum(2)  # (halves, halves, blocks, blocks)
         total = kept @ n
-        weight = _Weighting(kept, total, n, probes, probed)
-        reduced_grams = _grams(blocks)
-        t2 = torch.stack([weight.square(reduced_grams[:, :, g])[0] for g in range(groups)])
-        t1 = blocks.diagonal(dim1=-2, dim2=-1).sum((0, 1, -1)) / (total[0] * sum(probes))
-        products = entries.reshape(halves, 1, count, 1) * entries.reshape(1, halves, 1, count)
+        weighting = _Weighting(kept, total, n, probes, probed)
+        norms = grams.sum(2)
         return cls(
             inner=kept @ inner / (total * sum(probes)),
-            norm=weight.square(grams),
+            norm=weighting.square(norms),
             entries=kept @ entries.sum(0) / (total * sum(probes)),
-            entries_square=weight.square(products),
-            norm_f=(s**4).sum(),
-            entries_f=(s**2 * t**2).sum(),
-            t1=t1,
-            t2=t2,
-            probe_error=_probe_error(grams, probes),
+            entries_square=weighting.square(
+                entries.reshape(halves, 1, count, 1) * entries.reshape(1, halves, 1, count)
+            ),
+            norm_f=weight.norm.sum(),
+            entries_f=weight.entries.sum(),
+            blocks=blocks,
+            weighting=weighting,
+            probe_error=_probe_error(norms, probes),
             biased=probed and halves == 1 and count == 1,
         )
 
@@ -128,11 +143,11 @@ class _Weighting:
         return torch.where(scale > 0, torch.einsum("ab,bc,ac->a", self.kept, chosen, self.kept) / scale, NAN)
 
 
-def _grams(blocks: Tensor) -> Tensor:
+def _grams(first: Tensor, second: Tensor) -> Tensor:
     """Inner products (halves, halves, groups, blocks, blocks) of all block matrices."""
-    halves, count, groups = blocks.shape[:3]
-    rows = blocks.permute(2, 0, 1, 3, 4).reshape(groups, halves * count, -1)
-    grams = rows @ rows.mT
+    halves, count, groups = first.shape[:3]
+    rows, columns = (m.permute(2, 0, 1, 3, 4).reshape(groups, halves * count, -1) for m in (first, second))
+    grams = rows @ columns.mT
     return grams.reshape(groups, halves, count, halves, count).permute(1, 3, 0, 2, 4)
 
 
@@ -160,7 +175,5 @@ def student_interval(value: float, error: float, blocks: int) -> tuple[float, fl
     """``value`` plus and minus ``t_{B-1, .975}`` standard errors."""
     if blocks < 2 or not math.isfinite(error):
         return NAN, NAN
-    from scipy.stats import t
-
-    width = float(t.ppf(0.975, blocks - 1)) * error
+    width = float(stdtrit(blocks - 1, 0.975)) * error
     return value - width, value + width

@@ -46,6 +46,8 @@ class FeatureTracker:
         Steps 0, every, 2 every, ...; or 0, 1, 2, 4, 8, ...
     budget : float, optional
         Largest share of the loop's time, such as 0.05. A measurement that is due waits until it fits.
+    spectra : bool, default False
+        Spectra, effective ranks, directions and powers other than 1 too: about ten times the statistics' time.
     **measure_options
         ``layers``, ``outputs``, ``loss``, ``probes``, ``power``, ``statistic``, ``random_state``, ``group``,
         ``reference`` of :func:`featlearn.measure_features`. ``probes=1`` costs little more than one training step.
@@ -53,7 +55,8 @@ class FeatureTracker:
     Attributes
     ----------
     history : list of (int, FeatureReport)
-        Step and report; reports carry no matrices, closed-form nulls only, and errors at power 1 only.
+        Step and report. To be cheap, reports carry no matrices, closed-form nulls, errors at power 1 only, and (without
+        ``spectra``) empty spectra.
     seconds, share : float
         Time spent measuring, and its share of the time since construction.
 
@@ -87,6 +90,7 @@ class FeatureTracker:
         log: Callable[[dict[str, Any]], object] | None = None,
         schedule: Literal["linear", "log"] = "linear",
         budget: float | None = None,
+        spectra: bool = False,
         **measure_options: Any,
     ) -> None:
         self._started = time.perf_counter()
@@ -98,10 +102,11 @@ class FeatureTracker:
             raise DataError(f"Got budget={budget!r}, but expected a share of the time in (0, 1].")
         if log is not None and not callable(log):
             raise DataError(f"Got log={log!r}, but expected a function that takes a dictionary.")
-        known = set(Options.__dataclass_fields__) - {"thorough", "kernel_samples"}
+        known = set(Options.__dataclass_fields__) - {"thorough", "spectra", "kernel_samples"}
         if unknown := sorted(set(measure_options) - known):
             raise TypeError(f"Got {', '.join(unknown)}, but expected options among {', '.join(sorted(known))}.")
-        self.model, self.every, self.log, self.schedule, self.budget = model, every, log, schedule, budget
+        self.model, self.every, self.log, self.schedule = model, every, log, schedule
+        self.budget, self.spectra = budget, spectra
         with preserved_rng():
             self.batches = list(check_batches(batches))
         layers, _, _ = resolve_layers(unwrap(model), measure_options.get("layers", "auto"))
@@ -157,8 +162,9 @@ class FeatureTracker:
 
     def _measure(self) -> FeatureReport:
         start = time.perf_counter()
-        options = {"reference": self.initial_weights} | self._options
-        report, _ = run_measurement(self.model, self.batches, Options(**options, kernel_samples=0, thorough=False))
+        given = {"reference": self.initial_weights} | self._options
+        options = Options(**given, kernel_samples=0, thorough=False, spectra=self.spectra)
+        report, _ = run_measurement(self.model, self.batches, options)
         self.history.append((self.steps, report))
         self._measured_at = self.steps
         self._last = time.perf_counter() - start
