@@ -1,0 +1,36 @@
+"""Figures of results, drawn with matplotlib from plain dictionaries.
+
+``plot_feature_report``, ``plot_centered``, ``plot_spectra`` and ``plot_directions`` draw ``FeatureReport.to_dict()``;
+``plot_history`` draws what a ``FeatureTracker`` recorded. Names load at first use, and matplotlib with them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .features import plot_centered, plot_directions, plot_feature_report, plot_spectra
+    from .tracking import plot_history
+
+__all__ = ["plot_centered", "plot_directions", "plot_feature_report", "plot_history", "plot_spectra"]
+
+_HOME = {
+    "plot_centered": "features",
+    "plot_directions": "features",
+    "plot_feature_report": "features",
+    "plot_history": "tracking",
+    "plot_spectra": "features",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"Module {__name__!r} has no attribute {name!r}.")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
