@@ -206,7 +206,9 @@ def bfa_theory(
               {\sum_{v, v' \le l} c_v c_{v'} \left(1 + q \min(l - v, l - v')\right)}, \qquad
               c_v = \eta_v \|a_{v-1}\|^2,
 
-    where :math:`a_{v-1}` is the input of layer v and :math:`\eta_v` its rate.
+    where :math:`a_{v-1}` is the input of layer v and :math:`\eta_v` its rate; for "resnet" divided by
+    :math:`(1+\beta^2)^v`, by which the features of a residual network grow, so that one rate for all gives equal
+    :math:`c_v`.
 
     Parameters
     ----------
