@@ -32,7 +32,7 @@ def guest(model: nn.Module) -> Iterator[None]:
     """
     modes = [(module, module.training) for module in model.modules()]
     wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    buffers = [(buffer, buffer._version, buffer.detach().clone()) for buffer in model.buffers()]
+    kept = [(tensor, tensor._version, tensor.detach().clone()) for tensor in _changing(model)]
     slots = [(module, name, buffer) for module in model.modules() for name, buffer in module._buffers.items()]
     fast_path = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
@@ -56,12 +56,23 @@ def guest(model: nn.Module) -> Iterator[None]:
                 module.training = mode
             for parameter, requires_grad in wanted:
                 parameter.requires_grad_(requires_grad)
-            for module, name, kept in slots:
-                module._buffers[name] = kept
+            for module, name, buffer in slots:
+                module._buffers[name] = buffer
             with torch.no_grad():
-                for buffer, version, copy in buffers:
-                    if buffer._version != version:
-                        buffer.copy_(copy)
+                for tensor, version, copy in kept:
+                    # A change through .data leaves no trace in the version.
+                    if tensor._version != version or not torch.equal(tensor, copy):
+                        tensor.copy_(copy)
+
+
+def _changing(model: nn.Module) -> list[Tensor]:
+    """What a forward pass in evaluation mode may change: buffers, and embeddings that renormalise their rows."""
+    embeddings = [
+        module.weight
+        for module in model.modules()
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.max_norm is not None
+    ]
+    return [*model.buffers(), *embeddings]
 
 
 @dataclass(eq=False)
@@ -239,7 +250,7 @@ def _pull(outputs: Tensor, roots: Sequence[Tensor], cotangent: Tensor, retain: b
     try:
         torch.autograd.grad(outputs, roots, cotangent, retain_graph=retain, allow_unused=True)
     except RuntimeError as error:
-        if "Checkpointing is not compatible" in str(error):
+        if "use_reentrant" in str(error) or "Checkpointing is not compatible" in str(error):  # by version of torch
             raise UnmeasurableError(
                 "Got reentrant checkpointing, which hides the layers inside it. Use use_reentrant=False."
             ) from error
