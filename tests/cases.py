@@ -171,7 +171,7 @@ class Attention(nn.Module):
         value = x if self.context is None else key.flip(1)[..., : self.attention.vdim]
         layout = (lambda t: t) if self.attention.batch_first else (lambda t: t.transpose(0, 1))
         later = torch.ones(length, length, dtype=torch.bool).triu(1)
-        padding = torch.arange(length) >= torch.arange(2, n + 2).clamp_max(length).unsqueeze(1)
+        padding = (x[..., 0] > 0.4) & (torch.arange(length) > 0)
         blocked = {
             "": {},
             "bool": {"attn_mask": later},
@@ -226,7 +226,7 @@ class LoRA(nn.Module):
 
 
 class Square(torch.autograd.Function):
-    """An operation without a batching rule."""
+    """An operation whose backward cannot be batched: it leaves torch."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -236,7 +236,7 @@ class Square(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return 2 * x * gradient
+        return 2 * x * torch.from_numpy(gradient.numpy())
 
 
 class Custom(nn.Module):

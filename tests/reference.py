@@ -44,7 +44,7 @@ def layer_agop(
         with perturbed(model.get_submodule(name), part, rows) as found:
             outputs = (call or plain_call)(model, batch)
             deltas = list(found)  # a checkpoint runs the layer again in backward, and adds deltas of no interest
-            for output in outputs.flatten():
+            for output in outputs.flatten() if deltas else []:  # no delta: the layer did not run in this batch
                 for gradient in torch.autograd.grad(output, deltas, retain_graph=True, allow_unused=True):
                     if gradient is not None:
                         outer = torch.einsum("pgd,pge->gde", gradient, gradient)

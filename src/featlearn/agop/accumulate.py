@@ -99,7 +99,9 @@ class TangentKernel:
             total.baddbmm_(rows, rows.mT)
         elif self.basis is not None or gradient.stride(1) == 1 or gradient.shape[2] == 1:
             rows = gradient.mT.reshape(-1, gradient.shape[1])  # (n P, k): no copy when channels are last
-            rows = rows if self.basis is None else rows @ self.basis
+            if self.basis is not None:
+                with torch.autocast(rows.device.type, enabled=False):  # the caller's would give half precision
+                    rows = rows @ self.basis
             total[0].addmm_(rows.mT, rows)
         else:
             total[0].addbmm_(gradient, gradient.mT)  # BLAS reads the transpose in place

@@ -13,7 +13,16 @@ from torch import Tensor, nn
 
 from ..exceptions import DataError
 
-__all__ = ["Batch", "Outputs", "check_batches", "flat_outputs", "parse_batch"]
+__all__ = [
+    "Batch",
+    "Outputs",
+    "check_batches",
+    "check_outputs",
+    "count_batches",
+    "flat_outputs",
+    "parse_batch",
+    "raw_outputs",
+]
 
 Outputs = str | Callable[[nn.Module, Any], Tensor]
 
@@ -64,24 +73,40 @@ def check_batches(batches: Any) -> Iterable[Any]:
     return batches
 
 
+def count_batches(batches: Any, world: int = 1) -> int | None:
+    """Batches of all ``world`` processes, or None for a stream: a loader of a stream has a length that raises."""
+    try:
+        return len(batches) * world
+    except TypeError:
+        return None
+
+
+def check_outputs(outputs: object) -> None:
+    """Refuse anything but "logits" or a callable."""
+    if outputs != "logits" and not callable(outputs):
+        raise DataError(f"Got outputs={outputs!r}, but expected 'logits' or a callable (model, batch) -> tensor.")
+
+
 def parse_batch(batch: Any, model: nn.Module, index: int = 0) -> Batch:
     """Read one batch and move it to the model.
 
     Tensors go to the device of the model's first parameter; floating ones take its dtype, so that loaders in float32
-    serve models in half or double precision.
+    serve models in half or double precision. Gradients stop here: what made the batch is no part of the model.
 
     Raises
     ------
     DataError
-        For a batch that is no tensor, sequence or mapping of them, or that holds values that are not finite.
+        For a batch that is no tensor, sequence or mapping of them, or that holds NaN or infinity. Minus infinity is
+        what additive attention masks are made of, and passes.
     """
     parameter = next(iter(model.parameters()), None)
     device = torch.device("cpu") if parameter is None else parameter.device
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
     def move(tensor: Tensor) -> Tensor:
+        tensor = tensor.clone() if tensor.is_inference() else tensor.detach()  # autograd saves no inference tensors
         if tensor.is_floating_point():
-            if not tensor.isfinite().all():
+            if not (tensor.isfinite() | tensor.isneginf()).all():
                 raise DataError(f"Got inputs that are not finite in batch {index}. Remove or impute NaN and infinity.")
             return tensor.to(device=device, dtype=dtype)
         return tensor.to(device=device)
@@ -108,7 +133,7 @@ def _map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
     if isinstance(tree, Tensor):
         return function(tree)
     if isinstance(tree, np.ndarray) and tree.dtype.kind in "fiub":
-        return function(torch.from_numpy(np.ascontiguousarray(tree)))
+        return function(torch.from_numpy(np.require(tree, requirements=["C", "W"])))
     if isinstance(tree, Mapping):
         return {key: _map_tensors(function, value) for key, value in tree.items()}
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -91,8 +91,15 @@ class Layer:
     shared_with: tuple[str, ...] = ()
 
     def parameter(self) -> Tensor:
-        """The weight as the module holds it."""
-        return self.rule.parameter(self.module)
+        """The weight as the module holds it; reading it changes nothing, not even a spectral norm in training mode."""
+        training = [module for module in self.module.modules() if module.training]
+        for module in training:
+            module.training = False
+        try:
+            return self.rule.parameter(self.module)
+        finally:
+            for module in training:
+                module.training = True
 
     def matrix(self, weight: Tensor) -> Tensor:
         """View a weight (or its gradient, or a reference weight) as (groups, k, d)."""
@@ -323,8 +330,6 @@ def _rules_of(module: Any) -> Mapping[str, LayerRule] | None:
 def _refusal(module: Any) -> str | None:
     """Why a module that owns weights cannot be measured; None when it can, or when it owns none."""
     own = list(module.parameters(recurse=False))
-    if any(torch.nn.parameter.is_lazy(parameter) for parameter in own):
-        return "its lazy parameters have no shape yet; run the model once first"
     for cls, reason in _REFUSED.items():
         if isinstance(module, cls):
             return reason
@@ -344,7 +349,8 @@ def unwrap(model: nn.Module) -> nn.Module:
     Raises
     ------
     ModelError
-        For what is no module, a ScriptModule, or parameters sharded over processes.
+        For what is no module, a ScriptModule, and parameters that are sharded over processes, lazy, or made under
+        ``torch.inference_mode``.
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"Got {type(model).__name__}, but expected a torch.nn.Module. Pass the model itself.")
@@ -360,6 +366,14 @@ def unwrap(model: nn.Module) -> nn.Module:
         if "FullyShardedDataParallel" in type(module).__name__:
             raise ModelError(f"Got sharded parameters at {name or 'the top'!r}. Gather the full parameters first.")
     for name, parameter in model.named_parameters():
+        if torch.nn.parameter.is_lazy(parameter):
+            # Skipping it would not do: the first call would draw its weights, and measuring changes nothing.
+            raise ModelError(f"Got the lazy parameter {name!r}, which has no shape yet. Run the model once first.")
+        if parameter.is_inference():
+            raise ModelError(
+                f"Got the parameter {name!r} made under torch.inference_mode, which autograd cannot use. "
+                "Build or load the model outside of it."
+            )
         if type(parameter.data).__name__ == "DTensor":
             raise ModelError(f"Got the sharded parameter {name!r}. Gather the full parameters first.")
     return model
@@ -377,8 +391,9 @@ def find_layers(model: nn.Module) -> tuple[dict[str, Layer], dict[str, str]]:
         elif rules is not None:
             for part, rule in rules.items():
                 full = ".".join(piece for piece in (name, part) if piece)
-                shared = tuple(other for other in holders.get(id(rule.parameter(module)), ()) if other != name)
-                layers[full] = Layer(full, name, module, rule, part, shared_with=shared)
+                layer = Layer(full, name, module, rule, part)
+                shared = tuple(other for other in holders.get(id(layer.parameter()), ()) if other != name)
+                layers[full] = replace(layer, shared_with=shared)
     return layers, refused
 
 
@@ -429,6 +444,8 @@ def resolve_layers(
     for entry in wanted:
         found = _rows_layer(entry, available, refused) if isinstance(entry, Rows) else None
         for layer in [found] if found else _named_layers(model, entry, available, refused):
+            if layer.name in chosen and chosen[layer.name].rows != layer.rows:
+                raise UnmeasurableError(f"Got two Rows called {layer.name!r}. Give each a label of its own.")
             chosen[layer.name] = layer
     return list(chosen.values()), {}, True
 
@@ -483,5 +500,7 @@ def _unknown(name: str, available: Mapping[str, Layer], refused: Mapping[str, st
         return (
             f"Got {name!r}, which holds layers but is none. Use the glob {name + '.*'!r} for {', '.join(inside[:3])}."
         )
+    if not available:
+        return f"Got layer {name!r}, but the model has no linear, convolution or attention layer."
     close = difflib.get_close_matches(name, available, n=3, cutoff=0.0)
     return f"Got layer {name!r}, but the model has no such layer. The closest are {', '.join(map(repr, close))}."

@@ -3,19 +3,19 @@ r"""AGOP of every layer of a torch module, as ``W^T K W``: no unfolded patch, no
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..distributed.reduce import all_reduce_max, all_reduce_sum, rank_and_world
-from ..exceptions import DataError, MixingError, UnmeasurableError
-from ..linalg.psd import top_eigenvectors
-from ..linalg.spectrum import Spectrum
+from ..distributed.reduce import all_gather, all_reduce_max, all_reduce_sum, rank_and_world
+from ..exceptions import DataError, UnmeasurableError
 from .accumulate import TangentKernel, accumulation_dtype, block_count
-from .batches import Batch, Outputs, check_batches, flat_outputs, parse_batch, raw_outputs
+from .assumptions import ONE_SAMPLE, departure, forward_is_known, refuse_mixing
+from .batches import Batch, Outputs, check_batches, check_outputs, count_batches, flat_outputs, parse_batch, raw_outputs
+from .layer_agop import LayerAGOP, PatchAGOP, patch_agop
 from .layers import Layer, Rows, find_layers, resolve_layers, unwrap
 from .probes import MAX_EXACT_PASSES, Probes, check_probes, compressed_cotangents, rademacher
 from .taps import Tapped, Taps, guest
@@ -25,67 +25,6 @@ __all__ = ["LayerAGOP", "ModuleAGOP", "PatchAGOP", "agop_of_module", "patch_agop
 WIDEST = 8192  # min(k, d) beyond which a layer's small matrices are not small any more
 BATCHED_NUMBERS = 2**24  # gradients held at once by the vectorised walk
 TOLERANCE = 0.03  # relative error of every AGOP that probes="auto" aims for
-
-
-@dataclass(frozen=True, eq=False)
-class LayerAGOP:
-    r"""Weight and tangent kernel of one layer; its AGOP is ``G = W^T K W``.
-
-    Attributes
-    ----------
-    weight : Tensor of shape (groups, k, d)
-    tangent_kernel : Tensor of shape (groups, k, k) or None
-        ``K``, mean over samples, sum over positions and outputs. None when it is ``isotropic * I``.
-    basis : Tensor of shape (k, r) or None
-        Orthonormal columns spanning those of W; then ``tangent_kernel`` is ``basis^T K basis`` of shape (1, r, r).
-    isotropic : float or None
-        Set for the model's last layer on its raw outputs, where K is the number of positions times the identity.
-    n_samples : int
-    patch_shape : tuple of int or None
-        ``(channels / groups, *kernel)`` of a convolution.
-    """
-
-    name: str
-    weight: Tensor
-    tangent_kernel: Tensor | None
-    n_samples: int
-    basis: Tensor | None = None
-    isotropic: float | None = None
-    patch_shape: tuple[int, ...] | None = None
-
-    def effective(self) -> tuple[Tensor, Tensor]:
-        """Weight and kernel in the same coordinates, shapes (groups, r, d) and (groups, r, r)."""
-        if self.tangent_kernel is None:
-            assert self.isotropic is not None
-            eye = torch.eye(self.weight.shape[1], dtype=self.weight.dtype, device=self.weight.device)
-            return self.weight, self.isotropic * eye.expand(len(self.weight), -1, -1)
-        weight = self.weight.to(self.tangent_kernel.dtype)
-        return (weight if self.basis is None else self.basis.mT @ weight), self.tangent_kernel
-
-    def agop(self) -> Tensor:
-        """``W^T K W``, of shape (d, d), or (groups, d, d) for grouped convolutions."""
-        if self.isotropic is not None:
-            agop = self.isotropic * (self.weight.mT @ self.weight)
-        else:
-            weight, kernel = self.effective()
-            agop = weight.mT @ kernel @ weight
-        return agop[0] if len(agop) == 1 else agop
-
-    def spectrum(self) -> Spectrum:
-        """Eigenvalues of the AGOP over all groups, with their ranks."""
-        return Spectrum(torch.linalg.eigvalsh(self.agop().double()).flatten().cpu().numpy())
-
-    def merge(self, other: LayerAGOP) -> LayerAGOP:
-        """The same layer over the samples of both measurements (of one unchanged model)."""
-        if self.name != other.name or not torch.equal(self.weight, other.weight):
-            raise DataError(
-                f"Got AGOPs of {self.name!r} and {other.name!r}, but expected one layer with equal weights."
-            )
-        total = self.n_samples + other.n_samples
-        kernel = None
-        if self.tangent_kernel is not None and other.tangent_kernel is not None:
-            kernel = (self.n_samples * self.tangent_kernel + other.n_samples * other.tangent_kernel) / total
-        return LayerAGOP(self.name, self.weight, kernel, total, self.basis, self.isotropic, self.patch_shape)
 
 
 @dataclass(eq=False)
@@ -122,7 +61,8 @@ class ModuleAGOP:
     head: Layer | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        check_probes(self.probes)
+        self.probes = check_probes(self.probes)
+        check_outputs(self.outputs)
         narrow = [layer for layer in self.layers if min(layer.weight().shape[1:]) <= WIDEST]
         for layer in self.layers:
             if layer not in narrow:
@@ -138,22 +78,27 @@ class ModuleAGOP:
         self._cotangents: Tensor | None = None
         self._head_weight: Tensor | None = None
         self._block = self._half = self._n = 0
+        self._seen: list[tuple[int, int]] = []  # index and samples of every batch that is complete
+        self._unseen: dict[str, str] = {}
+        self._verified: set[str] = set()
+        self._unchecked: str | None = None  # why it is not known whether samples interact
 
     # --- one batch ----------------------------------------------------------------------------------------------------
 
     def add(self, batch: Batch, index: int) -> Tensor:
         """Measure one batch; returns its outputs, detached. A batch that fails midway leaves nothing behind."""
-        with Taps(self.layers, on_gradient=self._receive, watched=self._heads) as taps:
+        with Taps(self.layers, self._receive, self._verify, watched=self._heads) as taps:
             raw = taps.forward(lambda: raw_outputs(self.model, batch, self.outputs))
             outputs = flat_outputs(raw)
             self._n = len(outputs)
-            if self.n_samples == 0 and not self.calls:
-                self._first_batch(taps, raw, batch)
-            taps.muted.update(self.isotropic)
+            positions = self._look(taps, raw)
+            self._check_mixing(raw, batch)
+            taps.muted.update(self.isotropic, self.skipped)
             if not outputs.requires_grad:
+                names = ", ".join(repr(layer.name) for layer in self.layers[:5])
                 raise UnmeasurableError(
-                    "Got outputs that do not depend on any measured layer through autograd. "
-                    "Check for detach() or torch.no_grad() in the model, and the layers= chosen."
+                    f"Got outputs that do not depend on the measured layers {names} through autograd. Check for "
+                    "detach() or torch.no_grad() in the model, and the layers= chosen."
                 )
             if self.probes_used is None:
                 self.probes_used = self._choose_probes(taps, outputs, index)
@@ -165,6 +110,9 @@ class ModuleAGOP:
                 raise
         for kernel in self.kernels.values():
             kernel.count(self._n, block=index % kernel.blocks)
+        self._seen.append((index, self._n))
+        for name, here in positions.items():  # batches may be of different lengths
+            self.isotropic[name] += (here - self.isotropic[name]) * self._n / (self.n_samples + self._n)
         self.n_samples += self._n
         return raw.detach()
 
@@ -186,6 +134,8 @@ class ModuleAGOP:
                 device=gradient.device,
             )
             self.kernels[layer.name].probes = self._probes_per_half(halves)
+            for index, n in self._seen:  # a layer that runs for some batches only has zero gradients in the others
+                self.kernels[layer.name].count(n, block=index % self.kernels[layer.name].blocks)
         return self.kernels[layer.name]
 
     def _probes_per_half(self, halves: int) -> list[int]:
@@ -204,73 +154,79 @@ class ModuleAGOP:
             return None
         return torch.linalg.qr(columns)[0]
 
-    # --- the first batch ----------------------------------------------------------------------------------------------
+    # --- what ran -----------------------------------------------------------------------------------------------------
 
-    def _first_batch(self, taps: Taps, raw: Tensor, batch: Batch) -> None:
-        self._refuse_mixing(raw, batch)
+    def _verify(self, layer: Layer, tensor: Tensor, output: Tensor) -> None:
+        """At a layer's first call: is its output what its rule says?"""
+        if layer.name not in self._verified:
+            self._verified.add(layer.name)
+            reason = departure(layer, tensor, output)
+            if reason:
+                self._leave_out(layer.name, reason)
+
+    def _look(self, taps: Taps, raw: Tensor) -> dict[str, float]:
+        """Which layers ran, and which of them made the outputs; returns the positions of the latter."""
+        if taps.calls and taps.calls[0].anchor is None:
+            raise UnmeasurableError(
+                f"Got a gradient path that passes layer {taps.calls[0].layer.name!r} and ends in a tensor that is no "
+                "parameter of the model. Detach that tensor, or register it as a parameter."
+            )
+        self._unseen = {**taps.unseen, **self._unseen}
         runs: dict[str, list[Tapped]] = {}
         for call in taps.calls:
-            runs.setdefault(call.layer.name, []).append(call)
+            if call.layer.name not in self.skipped:
+                runs.setdefault(call.layer.name, []).append(call)
+        made = {}
         for name, calls in runs.items():
             groups, k, _ = calls[0].layer.weight().shape
             total = sum(math.prod(call.shape) / (self._n * self._channels(call, groups * k)) for call in calls)
-            self.calls[name], self.positions[name] = len(calls), total / len(calls)
+            self.calls.setdefault(name, len(calls))
+            self.positions.setdefault(name, total / len(calls))
             if len(calls) == 1 and calls[0].made(raw):
-                self.isotropic[name] = total
-        for layer in self.layers:
-            if layer.name not in runs:
-                self._leave_out(layer.name, taps.unseen.get(layer.name, "it never ran"))
-        self._find_compression(taps, runs, raw)
+                made[name] = total
+        head = self._find_head(taps, runs, raw)
+        if not self._seen:
+            self.head, self.isotropic = head, dict(made)
+            self._head_weight = None if head is None else head.weight()[0]
+        elif head is not self.head or made.keys() != self.isotropic.keys():
+            raise UnmeasurableError(
+                "Got outputs that another layer made than in the first batch. Measure such outputs one by one, with "
+                "outputs= a function that selects them."
+            )
+        return made
+
+    def _check_mixing(self, raw: Tensor, batch: Batch) -> None:
+        """On the first batch that has more than one sample."""
+        if self._unchecked is None or (self._unchecked == ONE_SAMPLE and self._n > 1):
+            self._unchecked = refuse_mixing(self.model, batch, raw, self.outputs)
+            told = "independence of samples not checked: "
+            self.notes = [note for note in self.notes if not note.startswith(told)]
+            if self._unchecked:
+                self.notes.append(told + self._unchecked)
 
     @staticmethod
     def _channels(call: Tapped, own: int) -> int:
         """Outputs of the whole module: those of the layer, unless it is some Rows of it."""
-        rule, module = call.layer.rule, call.layer.module
-        return own if call.layer.rows is None else math.prod(rule.matrix(module, rule.parameter(module)).shape[:2])
+        layer = call.layer
+        return own if layer.rows is None else math.prod(layer.rule.matrix(layer.module, layer.parameter()).shape[:2])
 
     def _leave_out(self, name: str, reason: str) -> None:
         if self.explicit:
             raise UnmeasurableError(f"Layer {name!r} cannot be measured: {reason}. Leave it out of layers=.")
         self.skipped[name] = reason
 
-    def _find_compression(self, taps: Taps, runs: Mapping[str, list[Tapped]], raw: Tensor) -> None:
+    @staticmethod
+    def _find_head(taps: Taps, runs: Mapping[str, list[Tapped]], raw: Tensor) -> Layer | None:
+        """The linear layer whose output is ``raw`` itself, if there is one: its rank bounds the passes."""
         if raw.dim() != 2:
-            return
-        for call in [*taps.calls, *taps.watched_calls]:
+            return None
+        alone = [calls[0] for calls in runs.values() if len(calls) == 1]
+        for call in [*alone, *(call for call in taps.watched_calls if forward_is_known(call.layer.module))]:
             layer = call.layer
-            alone = len(runs.get(layer.name, [call])) == 1 and layer.rows is None and not layer.part
-            if alone and layer.rule.kind in ("linear", "lora") and call.made(raw):
-                self.head, self._head_weight = layer, layer.weight()[0]
-
-    def _refuse_mixing(self, raw: Tensor, batch: Batch) -> None:
-        """One forward of half the batch must give the same outputs: per-sample gradients exist only then."""
-        n = len(raw)
-        half = batch.part(self.model, 0, n // 2, n) if n > 1 else None
-        if half is None:
-            self.notes.append("independence of samples not checked: " + ("one sample" if n == 1 else "no sample axis"))
-            return
-        with torch.no_grad():
-            part = raw_outputs(self.model, half, self.outputs)
-        if part.shape[1:] != raw.shape[1:] or len(part) != n // 2:
-            self.notes.append("independence of samples not checked: half a batch gave outputs of another shape")
-            return
-        full = raw.detach()[: n // 2].double()
-        change = float((part.double() - full).norm() / full.norm().clamp_min(torch.finfo(torch.float64).tiny))
-        if change > (1e-3 if raw.dtype in (torch.float32, torch.float64) else 5e-2):
-            culprit = next(
-                (
-                    name
-                    for name, module in self.model.named_modules()
-                    if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None
-                ),
-                None,
-            )
-            named = f" {culprit!r} normalises with batch statistics." if culprit else ""
-            raise MixingError(
-                f"Got outputs that change by {change:.1e} (relative) when half of the batch is left out, but expected "
-                f"each sample's outputs to be its own.{named} Use running statistics, or a model whose samples do "
-                "not interact."
-            )
+            whole = layer.rows is None and not layer.part
+            if whole and layer.rule.kind in ("linear", "lora") and call.made(raw):
+                return layer
+        return None
 
     # --- passes -------------------------------------------------------------------------------------------------------
 
@@ -367,11 +323,18 @@ class ModuleAGOP:
         """Add what another accumulator of the same model, layers and options has seen; returns self."""
         if self.probes_used != other.probes_used:
             raise DataError(f"Got probes {self.probes_used} and {other.probes_used}, but expected the same number.")
-        for name, kernel in other.kernels.items():
-            if name in self.kernels:
-                self.kernels[name].merge(kernel)
-            else:
-                self.kernels[name] = kernel
+        for layer in self.layers:
+            if layer.name in self.kernels or layer.name in other.kernels:
+                self._kernel(layer, layer.weight()).merge(other._kernel(layer, layer.weight()))
+            if layer.name in other.calls:
+                self.calls.setdefault(layer.name, other.calls[layer.name])
+                self.positions.setdefault(layer.name, other.positions[layer.name])
+        if self.n_samples and other.n_samples and self.isotropic.keys() != other.isotropic.keys():
+            raise DataError("Got measurements of outputs that different layers made, but expected the same outputs.")
+        for name, positions in other.isotropic.items():
+            own = self.isotropic.get(name, 0.0) * self.n_samples
+            self.isotropic[name] = (own + positions * other.n_samples) / (self.n_samples + other.n_samples)
+        self._seen += other._seen
         self.n_samples += other.n_samples
         self.passes += other.passes
         return self
@@ -380,18 +343,28 @@ class ModuleAGOP:
         """Sum over the processes of ``group``: afterwards every rank holds the whole."""
         if self.group is None:
             return
+        ran = all_gather((self.calls, self.positions, list(self.kernels)), self.group)
+        # A layer that ran on some ranks only takes part on all of them; in rank order, so that all ranks agree.
+        self.calls = {name: count for calls, _, _ in reversed(ran) for name, count in calls.items()}
+        self.positions = {name: count for _, positions, _ in reversed(ran) for name, count in positions.items()}
         for layer in self.layers:
-            if layer.name in self.kernels:
-                kernel = self.kernels[layer.name]
+            if any(layer.name in kernels for _, _, kernels in ran):
+                kernel = self._kernel(layer, layer.weight())
                 all_reduce_sum(kernel.sums, self.group)
                 all_reduce_sum(kernel.samples, self.group)
+        sums = torch.tensor([1.0, *self.isotropic.values()], dtype=torch.float64) * self.n_samples
         counts = torch.tensor([self.n_samples, self.passes])
+        all_reduce_sum(sums, self.group)
         all_reduce_sum(counts, self.group)
         self.n_samples, self.passes = int(counts[0]), int(counts[1])
+        self.isotropic = dict(zip(self.isotropic, (sums[1:] / sums[0]).tolist(), strict=True))
 
     def finalize(self) -> dict[str, LayerAGOP]:
         """Weight and kernel of every layer that the outputs depend on, in the order in which they ran."""
         by_name = {layer.name: layer for layer in self.layers}
+        for layer in self.layers:
+            if layer.name not in self.calls and layer.name not in self.skipped:
+                self._leave_out(layer.name, self._unseen.get(layer.name, "it never ran"))
         results = {}
         for name in self.calls:
             layer = by_name[name]
@@ -501,7 +474,7 @@ def agop_of_module(
     model = unwrap(model)
     chosen, _, explicit = resolve_layers(model, layers)
     rank, world = rank_and_world(group)
-    n_batches = len(batches) * world if isinstance(batches, Sized) else None
+    n_batches = count_batches(batches, world)
     accumulator = ModuleAGOP(model, chosen, explicit, outputs, probes, random_state, n_batches=n_batches, group=group)
     with guest(model):
         seen = 0
@@ -512,41 +485,3 @@ def agop_of_module(
             raise DataError("Got no batches, but expected at least one. A generator can be read only once.")
         accumulator.reduce()
         return accumulator.finalize()
-
-
-@dataclass(frozen=True, eq=False)
-class PatchAGOP:
-    """Patch AGOP of a convolution over all its input channels: ``matrix`` of shape (c * kernel, c * kernel)."""
-
-    matrix: Tensor
-    patch_shape: tuple[int, ...]
-
-    def images(self, top: int = 8) -> Tensor:
-        """Top eigenvectors as patches (top, c, *kernel), largest eigenvalue first, largest entry positive."""
-        return top_eigenvectors(self.matrix, top)[1].mT.reshape(-1, *self.patch_shape)
-
-
-def patch_agop(layer_agop: LayerAGOP) -> PatchAGOP:
-    """Patch AGOP of a convolution; the groups of a grouped one stand on the diagonal.
-
-    Parameters
-    ----------
-    layer_agop : LayerAGOP
-        From :func:`agop_of_module`.
-
-    Returns
-    -------
-    PatchAGOP
-        ``.matrix`` and ``.images(top)``.
-
-    Raises
-    ------
-    UnmeasurableError
-        When the layer is no convolution.
-    """
-    if layer_agop.patch_shape is None:
-        raise UnmeasurableError(f"Got {layer_agop.name!r}, which is no convolution. Use .agop() for linear layers.")
-    agop = layer_agop.agop()
-    blocks = [agop] if agop.dim() == 2 else list(agop)
-    channels, *kernel = layer_agop.patch_shape
-    return PatchAGOP(torch.block_diag(*blocks), (channels * len(blocks), *kernel))

@@ -2,13 +2,15 @@ r"""Which cotangents to pull back: every output, the rank of the last layer, or 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .._random import generator
 from ..exceptions import DataError
+from .accumulate import accumulation_dtype
 
 __all__ = ["MAX_EXACT_PASSES", "Probes", "check_probes", "compressed_cotangents", "rademacher"]
 
@@ -17,11 +19,13 @@ Probes = int | Literal["exact", "auto"]
 MAX_EXACT_PASSES = 4096
 
 
-def check_probes(probes: object) -> None:
-    """Refuse anything but "exact", "auto" or a positive integer."""
-    whole = isinstance(probes, int) and not isinstance(probes, bool) and probes >= 1
-    if not whole and probes not in ("exact", "auto"):
-        raise DataError(f"Got probes={probes!r}, but expected 'exact', 'auto' or an integer >= 1.")
+def check_probes(probes: Any) -> Probes:
+    """Refuse anything but "exact", "auto" or a positive integer, of Python or numpy."""
+    if isinstance(probes, (int, np.integer)) and not isinstance(probes, bool) and probes >= 1:
+        return int(probes)
+    if isinstance(probes, str) and probes in ("exact", "auto"):
+        return cast(Probes, probes)
+    raise DataError(f"Got probes={probes!r}, but expected 'exact', 'auto' or an integer >= 1.")
 
 
 def rademacher(random_state: int, batch: int, probe: int, n: int, outputs: int) -> Tensor:
@@ -51,6 +55,7 @@ def compressed_cotangents(weight: Tensor) -> Tensor | None:
     """
     wide = weight.double()
     left, values, _ = torch.linalg.svd(wide, full_matrices=False)
-    floor = values[0] * max(weight.shape) * torch.finfo(weight.dtype).eps
-    rank = int((values > floor).sum())
+    # Half-precision weights are taken as they are: their rounding is no reason to drop a direction.
+    floor = values[0] * max(weight.shape) * torch.finfo(accumulation_dtype(weight.dtype)).eps
+    rank = max(1, int((values > floor).sum()))  # one pass says that a head of zeros passes nothing on
     return left[:, :rank].mT.contiguous() if rank < len(weight) else None

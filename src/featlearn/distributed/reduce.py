@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["all_reduce_max", "all_reduce_sum", "broadcast_from_first", "rank_and_world"]
+__all__ = ["all_gather", "all_reduce_max", "all_reduce_sum", "broadcast_from_first", "rank_and_world"]
 
 T = TypeVar("T")
 
@@ -32,6 +32,15 @@ def all_reduce_max(value: float, group: Any) -> float:
     tensor = torch.tensor(value, dtype=torch.float64)
     torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX, group=group)
     return float(tensor)
+
+
+def all_gather(value: T, group: Any) -> list[T]:
+    """The values of all ranks, in rank order."""
+    if group is None:
+        return [value]
+    values: list[Any] = [None] * torch.distributed.get_world_size(group)
+    torch.distributed.all_gather_object(values, value, group=group)
+    return values
 
 
 def broadcast_from_first(value: T, group: Any) -> T:
