@@ -86,7 +86,9 @@ def rescale(agop: Tensor, to: Literal["max", "trace", "frobenius"]) -> Tensor:
         raise DataError(f"Got to={to!r}, but expected one of {', '.join(sizes)}.")
     size = sizes[to](agop)
     if not (size > 0).all():
-        raise DataError("Got an AGOP of zeros, which no factor can normalise. Do the outputs depend on the input?")
+        raise DataError(
+            "Got an AGOP of zeros (or NaN), which no factor can normalise. Do the outputs depend on the input?"
+        )
     return agop / size[..., None, None]
 
 
@@ -133,6 +135,7 @@ def agop_of_function(
             [2., 4.]])
     """
     from .._arrays import as_tensor
+    from .accumulate import accumulation_dtype
 
     tensor, restore = as_tensor(X, name="X", min_rank=2)
     if batch_size < 1:
@@ -141,6 +144,7 @@ def agop_of_function(
     means: Tensor | None = None
     for start in range(0, len(tensor), batch_size):
         gradients = _input_gradients(f, tensor[start : start + batch_size])  # (n, C, d)
+        gradients = gradients.to(accumulation_dtype(gradients.dtype))
         rows = gradients.flatten(end_dim=1)
         total = rows.mT @ rows + (0 if total is None else total)
         means = gradients.sum(dim=0) + (0 if means is None else means)
@@ -155,7 +159,7 @@ def agop_of_function(
 
 def _input_gradients(f: Callable[[Any], Tensor], inputs: Tensor) -> Tensor:
     """Per-sample gradients (n, C, d), one backward pass an output."""
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
         leaf = inputs.detach().clone().requires_grad_(True)
         outputs = f(leaf)
         if not isinstance(outputs, Tensor) or outputs.dim() not in (1, 2) or len(outputs) != len(leaf):
@@ -164,6 +168,10 @@ def _input_gradients(f: Callable[[Any], Tensor], inputs: Tensor) -> Tensor:
                 f"Got outputs {got} for {len(leaf)} samples, but expected a tensor of shape (n, C) or (n,)."
             )
         outputs = outputs.reshape(len(leaf), -1)
+        if outputs.shape[1] == 0 or not outputs.isfinite().all():
+            raise DataError(
+                f"Got outputs {tuple(outputs.shape)}, but expected finite numbers, at least one a sample. Check f."
+            )
         if not outputs.requires_grad:
             raise DataError("Got outputs that do not depend on the inputs through autograd. Do not detach them in f.")
         columns = [
