@@ -495,6 +495,9 @@ def _named_layers(
 def _unknown(name: str, available: Mapping[str, Layer], refused: Mapping[str, str]) -> str:
     if name in refused:
         return f"Got layer {name!r}, which cannot be measured: {refused[name]}."
+    owner = name.rpartition(".")[0]
+    if owner and owner in refused and not any(key.startswith(f"{owner}.") for key in available):
+        return f"Got layer {name!r}, a part of {owner!r}, which cannot be measured: {refused[owner]}."
     inside = [key for key in available if key.startswith(f"{name}.")]
     if inside:
         return (
