@@ -96,7 +96,7 @@ class NeuralCollapse:
         """Write the table as a page."""
         from ..report.files import write_table
 
-        write_table(self.frame(), path, title="Neural collapse")
+        write_table(self.frame().T.set_axis(["value"], axis=1), path, title="Neural collapse")
 
     def _repr_html_(self) -> str:
         return str(self.frame().to_html(index=False, float_format="{:.3g}".format))

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..agop.batches import Batch, Outputs, check_batches, parse_batch, raw_outputs
+from ..agop.batches import Batch, Outputs, check_batches, flat_outputs, parse_batch, raw_outputs
 from ..agop.layers import Layer, find_layers
 from ..agop.taps import Taps
 from ..exceptions import DataError, UnmeasurableError
 from ..linalg.similarity import FEWEST
 from .feature_change import FeatureChange, LastFeatureScatter, relative
 from .reference_model import twin_layers
-from .samples import by_sample, targets_of
+from .samples import by_sample, mixed_layers, targets_of
 
 __all__ = ["Comparison"]
 
@@ -69,7 +69,7 @@ class Comparison:
         DataError
             No batches, or targets that do not fit.
         UnmeasurableError
-            A layer named explicitly does not run, or runs otherwise in the two models.
+            A layer named explicitly does not run.
         """
         largest = 0
         for i, raw in enumerate(check_batches(batches)):
@@ -83,6 +83,13 @@ class Comparison:
             raise DataError("Got no batches, but expected at least one. A generator can be read only once.")
         if largest < FEWEST:
             self.reasons.append(f"cka: no batch has the {FEWEST} samples that it needs")
+        self.reasons += [
+            f"features of {name!r}: it ran otherwise at the reference"
+            if change.unequal
+            else f"cka of {name!r}: its rows are not laid out sample by sample"
+            for name, change in self.changes.items()
+            if change.unequal or change.unaligned
+        ]
 
     def _first(self, batch: Batch) -> None:
         """Find the layers that run, and the last linear layer: the one that makes the outputs, if there is one."""
@@ -111,25 +118,37 @@ class Comparison:
             kept[layer.name].append(output.clone())  # an activation may overwrite it in place
 
         with self._last_input(self.model) as last, Taps(self.layers, on_forward=keep) as taps:
-            n = len(taps.forward(partial(raw_outputs, self.model, batch, self.outputs)))
+            flat = flat_outputs(taps.forward(partial(raw_outputs, self.model, batch, self.outputs)))
+            n = len(flat)
+            self._find_unaligned(taps, flat)
 
         def compare(layer: Layer, tensor: Tensor, output: Tensor) -> None:
+            change = self.changes[layer.name]
             mine = kept[layer.name].pop(0) if kept[layer.name] else None
             if mine is None or mine.shape != output.shape:
-                raise _unequal(layer.name)
-            pair = [by_sample(layer.output(h, n), n, layer.name) for h in (mine, output)]
-            self.changes[layer.name].add(*pair)
+                change.unequal = True
+                return
+            pair = [layer.output(h, n) for h in (mine, output)]
+            change.unaligned = change.unaligned or len(pair[0]) % n > 0
+            change.add(*(pair if change.unaligned else [by_sample(h, n, layer.name) for h in pair]))
 
         twins = twin_layers(self.layers, self.other)
         with self._last_input(self.other) as last_of_other, Taps(twins, on_forward=compare) as taps:
             taps.forward(partial(raw_outputs, self.other, batch, self.outputs))
         for name, change in self.changes.items():
-            if kept[name]:
-                raise _unequal(name)
+            change.unequal = change.unequal or bool(kept[name])
             change.close()
         if last and last_of_other:
             self._add_last(last[-1], last_of_other[-1], batch, n)
         return n
+
+    def _find_unaligned(self, taps: Taps, flat: Tensor) -> None:
+        """Layers whose samples are not plainly on the first axis are looked at through gradients."""
+        n = len(flat)
+        doubtful = [call for call in taps.calls if call.shape[:1] != (n,) or n in call.shape[1:-1]]
+        if n > 1 and doubtful and flat.requires_grad:
+            for name in mixed_layers(doubtful, flat, n):
+                self.changes[name].unaligned = True
 
     @contextmanager
     def _last_input(self, model: nn.Module) -> Iterator[list[Tensor]]:
@@ -193,10 +212,3 @@ class Comparison:
         if outputs != outputs or targets != targets:
             self.reasons.append("d_lr: the last features, the outputs or the targets are constant")
         return outputs, targets
-
-
-def _unequal(name: str) -> UnmeasurableError:
-    return UnmeasurableError(
-        f"Layer {name!r} runs otherwise in the model and at the reference (another number of calls, or other shapes), "
-        "so its features cannot be compared. Leave it out of layers=."
-    )

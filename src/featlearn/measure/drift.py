@@ -193,7 +193,7 @@ class KernelDrift:
         """Write the table as a page."""
         from ..report.files import write_table
 
-        write_table(self.frame(), path, title="Drift of the tangent kernel")
+        write_table(self.frame().T.set_axis(["value"], axis=1), path, title="Drift of the tangent kernel")
 
     def _repr_html_(self) -> str:
         return str(self.frame().to_html(index=False, float_format="{:.3g}".format))

@@ -57,43 +57,43 @@ class FeatureChange:
 
     def __init__(self, name: str) -> None:
         self.cka = DebiasedCKA(f"pre-activations of layer {name!r}")
-        self.calls = 0
+        self.unequal = False  # the layer ran otherwise in the two models: nothing to compare
+        self.unaligned = False  # its rows are not laid out sample by sample: no CKA
         self._change = self._size = 0.0
         self._switched = self._entries = 0
         self._grams: tuple[Tensor, Tensor] | None = None
 
     def add(self, h: Tensor, h0: Tensor) -> None:
-        """Add one call of a batch, both (n, k, P)."""
+        """Add one call of a batch, both (n, k, P), or any other equal shapes when ``unaligned``."""
         difference = h.double() - h0.double()
         self._change += float(difference.square().sum())
         self._size += float(h0.double().square().sum())
         self._switched += int(((h > 0) != (h0 > 0)).sum())
         self._entries += h.numel()
-        self.calls += 1
-        if len(h) >= FEWEST:
+        if len(h) >= FEWEST and not self.unaligned:
             grams = linear_gram(h), linear_gram(h0)
             before = self._grams
             self._grams = grams if before is None else (before[0] + grams[0], before[1] + grams[1])
 
     def close(self) -> None:
         """The batch is complete: all calls of its samples have been added."""
-        if self._grams is not None:
+        if self._grams is not None and not self.unaligned:
             self.cka.add_grams(*self._grams)
         self._grams = None
 
     @property
     def feature_change(self) -> float:
         """``rms(h - h_0) / rms(h_0)``."""
-        return relative(self._change, self._size)
+        return NAN if self.unequal else relative(self._change, self._size)
 
     @property
     def pattern_distance(self) -> float:
         """Share of entries whose sign differs."""
-        return self._switched / self._entries if self._entries else NAN
+        return NAN if self.unequal or self._entries == 0 else self._switched / self._entries
 
     def similarity(self) -> float:
-        """Debiased CKA; ``nan`` when no batch had the four samples it needs."""
-        return self.cka.finalize() if self.cka.n_samples else NAN
+        """Debiased CKA; ``nan`` when no batch had the four samples it needs, or when samples cannot be told apart."""
+        return NAN if self.unequal or self.unaligned or not self.cka.n_samples else self.cka.finalize()
 
 
 class LastFeatureScatter:

@@ -9,9 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from ..agop.batches import Batch, Outputs, check_batches, parse_batch, raw_outputs
+from ..agop.probes import rademacher
+from ..agop.taps import Tapped
 from ..exceptions import DataError, UnmeasurableError
 
-__all__ = ["Samples", "by_sample", "mean_loss", "take_samples", "targets_of"]
+__all__ = ["Samples", "by_sample", "mean_loss", "mixed_layers", "take_samples", "targets_of"]
+
+LEAK = 1e-4  # share of a sample's gradient that may reach other samples: none but round-off
 
 Samples = Sequence[tuple[Batch, int]]  # batches, each with its number of samples
 
@@ -96,3 +100,31 @@ def by_sample(tensor: Tensor, n: int, name: str) -> Tensor:
             "layers=."
         )
     return tensor.unflatten(0, (n, -1)).movedim(1, -2).flatten(-2)
+
+
+def mixed_layers(calls: Sequence[Tapped], flat: Tensor, n: int) -> list[str]:
+    """Layers where the gradient of the first sample's outputs reaches rows that are read as other samples'.
+
+    Either samples interact above the layer, or its rows are not laid out sample by sample. One backward pass; the graph
+    stays.
+
+    Parameters
+    ----------
+    calls : sequence of Tapped
+        Of the forward pass that made the outputs.
+    flat : Tensor of shape (n, C)
+        The outputs.
+    """
+    cotangent = torch.zeros_like(flat)
+    cotangent[0] = rademacher(0, 0, 0, 1, flat.shape[1])[0].to(flat)
+    edges = [call.edge for call in calls]
+    pulled: Sequence[Tensor | None] = torch.autograd.grad(flat, edges, cotangent, retain_graph=True, allow_unused=True)
+    mixed = []
+    for call, gradient in zip(calls, pulled, strict=True):
+        if gradient is None:
+            continue
+        rows = call.layer.output(gradient, n).float()
+        share = len(rows) // n if len(rows) % n == 0 else 0
+        if share == 0 or float(rows[share:].norm()) > LEAK * float(rows.norm()):
+            mixed.append(call.layer.name)
+    return mixed

@@ -21,13 +21,12 @@ from ..agop.layers import Layer
 from ..agop.probes import MAX_EXACT_PASSES, rademacher
 from ..agop.taps import Taps
 from ..exceptions import DataError, MixingError, UnmeasurableError
-from .samples import Samples, by_sample
+from .samples import Samples, by_sample, mixed_layers
 
 __all__ = ["tangent_gram"]
 
 HELD = 2**27  # numbers of inputs and gradients held at once
 BLOCK = 2**25  # numbers of weight gradients, or of unfolded patches, made at once
-LEAK = 1e-4  # share of a sample's gradient that may reach other samples: none but round-off
 
 
 def tangent_gram(
@@ -157,7 +156,7 @@ def _key(layer: Layer, parameter: Tensor) -> Hashable:
 def _survey(
     model: nn.Module, samples: Samples, layers: Sequence[Layer], outputs: Outputs, explicit: bool
 ) -> tuple[dict[str, tuple[int, int]], int]:
-    """Numbers a sample of each layer's inputs and outputs, and the number of outputs; refuses mixing samples."""
+    """Numbers a sample of each layer's inputs and outputs, and the number of outputs."""
     batch, n = samples[0]
     inputs: dict[str, int] = {}
     sizes: dict[str, tuple[int, int]] = {}
@@ -174,8 +173,6 @@ def _survey(
                 raise UnmeasurableError(f"Layer {layer.name!r} cannot be measured: {why}. Leave it out of layers=.")
             if calls:
                 sizes[layer.name] = inputs[layer.name] // n, sum(call.shape.numel() for call in calls) // n
-        if n > 1:
-            _refuse_mixing(taps, flat, n)
     return sizes, flat.shape[1]
 
 
@@ -190,21 +187,13 @@ def _run(taps: Taps, run: Callable[[], Tensor]) -> Tensor:
 
 
 def _refuse_mixing(taps: Taps, flat: Tensor, n: int) -> None:
-    """The gradient of the first sample's outputs must stay with the first sample, in every layer."""
-    cotangent = torch.zeros_like(flat)
-    cotangent[0] = rademacher(0, 0, 0, 1, flat.shape[1])[0].to(flat)
-    edges = [call.edge for call in taps.calls]
-    pulled: Sequence[Tensor | None] = torch.autograd.grad(flat, edges, cotangent, allow_unused=True)
-    for call, gradient in zip(taps.calls, pulled, strict=True):
-        if gradient is None:
-            continue
-        rows = by_sample(call.layer.output(gradient, n), n, call.layer.name).float()
-        if float(rows[1:].norm()) > LEAK * float(rows.norm()):
-            raise MixingError(
-                f"Got outputs of one sample that depend on layer {call.layer.name!r} at other samples, but expected "
-                "each sample's outputs to be its own. Use running statistics in BatchNorm, and keep the samples on "
-                "the first axis."
-            )
+    mixed = mixed_layers(taps.calls, flat, n) if n > 1 else []
+    if mixed:
+        raise MixingError(
+            f"Got outputs of one sample that depend on rows of layer {mixed[0]!r} that are read as other samples', but "
+            "a kernel between samples needs each sample's own. Use running statistics in BatchNorm, keep the samples "
+            "on the first axis, or leave the layer out of layers=."
+        )
 
 
 def _plan(
@@ -220,7 +209,7 @@ def _plan(
     held: set[str] = set()
     for term in terms:
         names = {layer.name for layer in term.layers}
-        if not groups or sum(sum(sizes[name]) for name in held | names) > budget:
+        if not names <= held and (not groups or sum(sum(sizes[name]) for name in held | names) > budget):
             groups.append([])
             held = set()
         groups[-1].append(term)
@@ -287,6 +276,8 @@ def _gather(
             if flat.shape != (n, cotangents.width):
                 wanted = (n, cotangents.width)
                 raise DataError(f"Got outputs of shape {tuple(flat.shape)}, but expected {wanted} as before.")
+            if some.start == 0:
+                _refuse_mixing(taps, flat, n)
             edges = [call.edge for call in taps.calls]
             pulled = [
                 torch.autograd.grad(
