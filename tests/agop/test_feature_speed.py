@@ -414,11 +414,32 @@ def test_train_mode_draws_the_same_masks_in_every_pass_and_uses_batch_statistics
     assert abs(evaluated["3"].feature_rms / train["3"].feature_rms - 1) > 0.01
 
 
-def test_module_without_parameters_and_attention_output_can_be_named():
+def test_module_without_parameters_can_be_named():
     speed = feature_speed(fill(mlp()), loss, normal(6, 5), layers=["1", "2"])
     assert speed["1"].kind == "relu"
     assert speed["1"].own_decay == 0.0
     assert speed["1"].is_cut
+
+
+def test_recurrent_layer_is_skipped_and_its_parameters_belong_to_no_other_layer():
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.memory = nn.Embedding(7, 4), nn.LSTM(4, 5, batch_first=True)
+            self.head = nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.memory(self.words(x))[0][:, -1])
+
+    model, x = fill(Reader()), integers(7, 6, 3)
+    speed = feature_speed(model, loss, x)
+    assert list(speed) == ["words", "head"]
+    assert "recurrent" in speed.skipped["memory"]
+    squares = {name: float((g**2).sum()) for name, g in gradients(model, lambda m: m(x)).items()}
+    assert speed["words"].own_decay == pytest.approx(squares["words.weight"], rel=1e-9)
+    assert speed["words"].loss_decay == pytest.approx(squares["words.weight"], rel=1e-6)
+    assert speed["head"].loss_decay == pytest.approx(sum(squares.values()), rel=1e-6)
+    assert all(a is b for a, b in zip(model.memory._flat_weights, model.memory.parameters(), strict=True))
 
 
 def test_layers_that_do_not_run_are_skipped_or_refused():

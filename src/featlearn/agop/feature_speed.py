@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -134,7 +134,7 @@ def feature_speed(
             parse_batch(batch, model),
             loss,
             outputs,
-            every_layer=_every_layer(model),
+            owners=_owners(model),
             wanted=wanted,
             update=update,
             method=method,
@@ -185,7 +185,7 @@ def speed_of_layers(
         that did not run are absent. The change is that of a step at rate 1.
     """
     wanted = {name for name, _ in model.named_parameters()} if trainable is None else set(trainable)
-    found = speed_pass(model, layers, batch, loss, outputs, every_layer=layers, wanted=wanted)
+    found = speed_pass(model, layers, batch, loss, outputs, owners=layers, wanted=wanted)
     _warn_if_incomplete(found)
     keys = ("backward_norm", "loss_decay_share", "cos_theta", "feature_change_rms", "sensitivity", "is_cut")
     records = {name: layer_speed(sums, found.total_decay) for name, sums in found.layers.items()}
@@ -297,24 +297,25 @@ def _output_of(name: str, module: nn.Module) -> Layer:
 _WITHOUT_RULE = (nn.Embedding, nn.EmbeddingBag, nn.Bilinear, nn.modules.conv._ConvTransposeNd)
 
 
-def _every_layer(model: nn.Module) -> list[Layer]:
+def _owners(model: nn.Module) -> list[Layer]:
+    """Layers, and modules without a rule and without children that own weights: a recurrent layer, say."""
     available, refused = find_layers(model)
     modules = dict(model.named_modules())
-    others = [name for name in refused if isinstance(modules[name], _WITHOUT_RULE)]
-    return [*available.values(), *(_output_of(name, modules[name]) for name in others)]
+    leaves = [name for name in refused if not next(modules[name].children(), None)]
+    return [*available.values(), *(_output_of(name, modules[name]) for name in leaves)]
 
 
 def _chosen(model: nn.Module, layers: str | Rows | Sequence[str | Rows]) -> tuple[list[Layer], dict[str, str], bool]:
+    available, refused = find_layers(model)
     if isinstance(layers, str) and layers == "auto":
-        every = _every_layer(model)
-        names = {layer.name for layer in every}
+        every = {layer.name: layer for layer in _owners(model)}
+        every = {n: layer for n, layer in every.items() if n in available or isinstance(layer.module, _WITHOUT_RULE)}
         if every:
-            return every, {name: why for name, why in find_layers(model)[1].items() if name not in names}, False
+            return list(every.values()), {n: why for n, why in refused.items() if n not in every}, False
     entries: Sequence[str | Rows] = [layers] if isinstance(layers, (str, Rows)) else list(layers)
     if not entries:
         resolve_layers(model, layers)  # refuses an empty choice
     modules = dict(model.named_modules(remove_duplicate=False))
-    available = find_layers(model)[0]
     parts = {layer.module_name for layer in available.values()}
     chosen: dict[str, Layer] = {}
     for entry in entries:
@@ -339,13 +340,12 @@ def _not_measured(chosen: Sequence[Layer], found: SpeedPass, explicit: bool) -> 
 @contextmanager
 def _training(model: nn.Module) -> Iterator[None]:
     """Training mode; running statistics are put back, which batch normalisation updates without leaving a trace."""
-    kept = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    model.train()
-    try:
+    with ExitStack() as stack:
+        for buffer in model.buffers():
+            stack.enter_context(torch.autograd._unsafe_preserve_version_counter(buffer))  # type: ignore[attr-defined]
+            stack.callback(buffer.data.copy_, buffer.detach().clone())
+        model.train()
         yield
-    finally:
-        for buffer, copy in kept:
-            buffer.data.copy_(copy)
 
 
 def _warn_if_incomplete(found: SpeedPass) -> None:

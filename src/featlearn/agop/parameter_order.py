@@ -57,7 +57,7 @@ def attached_parameters(
     model : torch.nn.Module
         Whose parameters they are.
     layers : sequence of Layer
-        All layers of the model.
+        All modules of the model that own weights, measured or not.
     places : mapping of str to int
         Place in the order of execution of the layers whose call was seen; others stand where their weights were used.
     first_use : mapping of str to int

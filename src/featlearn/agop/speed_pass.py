@@ -76,7 +76,7 @@ def speed_pass(
     loss: Loss,
     outputs: Outputs,
     *,
-    every_layer: Sequence[Layer],
+    owners: Sequence[Layer],
     wanted: set[str],
     update: Update = "gradient",
     method: Method = "auto",
@@ -90,8 +90,8 @@ def speed_pass(
         What is run; ``loss(outputs, targets)`` is the mean over the batch.
     layers : sequence of Layer
         What is measured.
-    every_layer : sequence of Layer
-        All layers, to which parameters outside of layers are attached.
+    owners : sequence of Layer
+        All modules that own weights; parameters of none of them are attached to the one that ran before.
     wanted : set of str
         Parameters whose gradient is taken.
     update, method, finite
@@ -109,7 +109,7 @@ def speed_pass(
     dense = {name: g.to_dense() if g.is_sparse else g for name, g in pulled.gradients.items()}
     decays = {name: -inner(dense[name], change[name]) for name in change if name in dense}
     starts = {name: min(places) for name, places in pulled.places.items()}
-    attached = attached_parameters(model, every_layer, starts, pulled.first_use)
+    attached = attached_parameters(model, owners, starts, pulled.first_use)
     with _requiring(parameters):
         for name, sums in pulled.sums.items():
             sums.own = own_decay(sums.layer, names, dense, change)
