@@ -147,7 +147,7 @@ class FeatureSpeed:
         ax : Axes or three Axes, optional
             Where to draw; one Axes gets the cosine alone. By default a new figure.
         theory : sequence of float, optional
-            Cosines expected, one a layer, drawn dashed: see :func:`bfa_theory`.
+            Cosines expected, one a layer and nan where there is none, drawn dashed: see :func:`bfa_theory`.
 
         Returns
         -------

@@ -34,7 +34,7 @@ def plot_speed(
     ax : Axes or three Axes, optional
         Drawn into; one Axes gets the cosine alone. By default a new figure.
     theory : sequence of float, optional
-        Expected cosines, one a layer, dashed.
+        Expected cosines, one a layer, nan where there is none; dashed.
 
     Returns
     -------
@@ -60,6 +60,7 @@ def plot_speed(
         panel.set_title(label, fontsize=10)
     if theory is not None:
         axes[0].plot(range(len(layers)), theory, linestyle="--", color=COMPARISON, label="wide random network")
+    if axes[0].get_legend_handles_labels()[1]:
         axes[0].legend(fontsize=8, frameon=False)
     return axes
 
@@ -67,10 +68,17 @@ def plot_speed(
 def _curve(ax: Axes, layers: Sequence[Mapping[str, Any]], key: str) -> None:
     values = [math.nan if layer[key] is None else float(layer[key]) for layer in layers]
     ax.plot(range(len(layers)), values, color=ALIGNMENT, linewidth=1)
-    for cut, face in ((True, ALIGNMENT), (False, "none")):
+    for cut, face, label in ((True, ALIGNMENT, ""), (False, "none", "not a cut: the loss has other paths")):
         chosen = [i for i, layer in enumerate(layers) if bool(layer["is_cut"]) is cut]
         heights = [values[i] for i in chosen]
-        ax.plot(chosen, heights, linestyle="", marker="o", markersize=5, color=ALIGNMENT, markerfacecolor=face)
+        style: dict[str, Any] = {
+            "linestyle": "",
+            "marker": "o",
+            "markersize": 5,
+            "color": ALIGNMENT,
+            "markerfacecolor": face,
+        }
+        ax.plot(chosen, heights, label=label if chosen else "", **style)
     if len(layers) <= _MOST_NAMES:
         ax.set_xticks(range(len(layers)), [layer["name"] for layer in layers], rotation=45, ha="right")
     else:
