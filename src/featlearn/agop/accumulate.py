@@ -9,6 +9,8 @@ from ..exceptions import DataError
 
 __all__ = ["TangentKernel", "accumulation_dtype", "block_count"]
 
+STRIP = 256  # columns of K made at once, where half of a symmetric product can be saved
+
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """float64 for float64 gradients, float32 for all others: half precision would lose the sums."""
@@ -65,7 +67,7 @@ class TangentKernel:
         self.groups, self.k, self.basis = groups, k, basis
         self.sums = torch.zeros(halves, blocks, groups, size, size, dtype=dtype, device=device)
         self.samples = torch.zeros(blocks, dtype=torch.int64)  # samples whose gradients are complete
-        self.probes = [0] * halves  # probes (or passes counted as one) per sample in each half
+        self.probes = [1] * halves  # probes a sample in each half; all exact passes count as one
 
     @classmethod
     def of_matrix(cls, matrix: Tensor) -> TangentKernel:
@@ -102,7 +104,7 @@ class TangentKernel:
             if self.basis is not None:
                 with torch.autocast(rows.device.type, enabled=False):  # the caller's would give half precision
                     rows = rows @ self.basis
-            total[0].addmm_(rows.mT, rows)
+            _add_gram(total[0], rows)
         else:
             total[0].addbmm_(gradient, gradient.mT)  # BLAS reads the transpose in place
 
@@ -129,3 +131,18 @@ class TangentKernel:
     def finalize(self) -> Tensor:
         """``K`` of shape (groups, k, k), or (1, r, r) in a basis: mean over samples and probes."""
         return self.sums.sum(dim=(0, 1)) / (self.n_samples * sum(self.probes))
+
+
+def _add_gram(total: Tensor, rows: Tensor) -> None:
+    """``total += rows^T rows``, one strip of columns at a time: a symmetric product needs its upper half only."""
+    k = rows.shape[1]
+    if k < 2 * STRIP:
+        total.addmm_(rows.mT, rows)
+        return
+    for start in range(0, k, STRIP):
+        stop = min(start + STRIP, k)
+        own = rows[:, start:stop]
+        total[start:stop, start:stop].addmm_(own.mT, own)
+        right = own.mT @ rows[:, stop:]
+        total[start:stop, stop:] += right
+        total[stop:, start:stop] += right.mT

@@ -23,7 +23,7 @@ from .taps import Tapped, Taps, guest
 __all__ = ["LayerAGOP", "ModuleAGOP", "PatchAGOP", "agop_of_module", "patch_agop"]
 
 WIDEST = 8192  # min(k, d) beyond which a layer's small matrices are not small any more
-BATCHED_NUMBERS = 2**24  # gradients held at once by the vectorised walk
+BATCHED_NUMBERS = 2**20  # gradients held at once by the vectorised walk; on a CPU larger walks gain nothing
 TOLERANCE = 0.03  # relative error of every AGOP that probes="auto" aims for
 
 
