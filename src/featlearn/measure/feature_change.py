@@ -16,6 +16,7 @@ from ..linalg.similarity import FEWEST, DebiasedCKA, linear_gram
 __all__ = ["FeatureChange", "LastFeatureScatter", "WeightChange", "relative", "weight_changes"]
 
 NAN = float("nan")
+ROUND_OFF = 16  # columns that vary by less than this many units of their precision are constant
 
 
 def relative(change: float, size: float) -> float:
@@ -118,12 +119,16 @@ class LastFeatureScatter:
         self._mean: Tensor | None = None
         self._scatter: Tensor | None = None
         self._features = 0
+        self._noise: Tensor | None = None  # relative round-off of each column
 
     def add(self, features: Tensor, targets: Tensor | None = None) -> None:
         """Add rows of features (n, p), and of targets (n, m)."""
         self._features = features.shape[1]
         rows = features.double() if targets is None else torch.cat([features.double(), targets.double()], dim=1)
         n, mean = len(rows), rows.mean(dim=0)
+        noise = torch.full_like(mean, ROUND_OFF * torch.finfo(torch.float64).eps)
+        noise[: self._features] = ROUND_OFF * torch.finfo(features.dtype).eps
+        self._noise = noise
         residual = rows - mean
         if self._mean is None or self._scatter is None:
             self._mean, self._scatter = mean, residual.mT @ residual
@@ -141,7 +146,7 @@ class LastFeatureScatter:
         if other._mean is None or other._scatter is None:
             return self
         if self._mean is None or self._scatter is None:
-            self.n_rows, self._features = other.n_rows, other._features
+            self.n_rows, self._features, self._noise = other.n_rows, other._features, other._noise
             self._mean, self._scatter = other._mean.clone(), other._scatter.clone()
             return self
         total = self.n_rows + other.n_rows
@@ -184,9 +189,10 @@ class LastFeatureScatter:
         return _distance(float(shared.square().sum()), int(real.sum()), self._block(features, features))
 
     def _block(self, rows: slice, columns: slice) -> Tensor:
-        if self._scatter is None:
+        if self._scatter is None or self._mean is None or self._noise is None:
             raise DataError("Got no features, but expected at least one batch.")
-        return self._scatter[rows, columns]
+        varies = self._scatter.diagonal() > self.n_rows * (self._noise * self._mean).square()
+        return (self._scatter * varies * varies[:, None])[rows, columns]
 
 
 def _cut(dtype: torch.dtype) -> float:
