@@ -206,8 +206,8 @@ def pearson(first: Tensor, second: Tensor) -> float:
 def probe_error(law: str, jacobians: Tensor, weight: Tensor) -> float:
     r"""Expected ``||G_probe - G||_F^2`` for one probe a sample, from Jacobians (n, C, k) and W (k, d)."""
     errors = []
-    for jacobian in jacobians.double():
-        gradients = jacobian @ weight.double()  # (C, d)
+    for jacobian in jacobians.detach().double():
+        gradients = jacobian @ weight.detach().double()  # (C, d)
         S, H = gradients.mT @ gradients, gradients @ gradients.mT
         diagonal, squares, trace = (H.diagonal() ** 2).sum(), (S * S).sum(), S.trace()
         errors.append(

@@ -94,17 +94,16 @@ class TangentKernel:
 
     def add(self, gradient: Tensor, *, block: int = 0, half: int = 0) -> None:
         """Add the outer products of ``gradient``, of shape (n, groups * k, P), a view in any layout."""
-        gradient = gradient.to(self.sums.dtype)
-        total = self.sums[half, block]
+        with torch.autocast(gradient.device.type, enabled=False):  # the caller's would multiply in half precision
+            self._add(gradient.to(self.sums.dtype), self.sums[half, block])
+
+    def _add(self, gradient: Tensor, total: Tensor) -> None:
         if self.groups > 1:
             rows = gradient.unflatten(1, (self.groups, -1)).permute(1, 2, 0, 3).flatten(2)  # (groups, k, n P)
             total.baddbmm_(rows, rows.mT)
         elif self.basis is not None or gradient.stride(1) == 1 or gradient.shape[2] == 1:
             rows = gradient.mT.reshape(-1, gradient.shape[1])  # (n P, k): no copy when channels are last
-            if self.basis is not None:
-                with torch.autocast(rows.device.type, enabled=False):  # the caller's would give half precision
-                    rows = rows @ self.basis
-            _add_gram(total[0], rows)
+            _add_gram(total[0], rows if self.basis is None else rows @ self.basis)
         else:
             total[0].addbmm_(gradient, gradient.mT)  # BLAS reads the transpose in place
 
