@@ -22,7 +22,7 @@ from ..exceptions import DataError, FeatlearnError, FeatlearnWarning, Unmeasurab
 from .alignment import check_power, check_statistic
 from .collapse import CollapseAccumulator, NeuralCollapse
 from .drift import KernelDrift, LazyRich, kernel_drift, lazy_rich
-from .last_features import LastFeatures
+from .last_features import LastFeatures, class_labels
 from .layer_report import Evidence, Style, report_layer
 from .lossside import Loss, LossSide, check_loss
 from .provenance import describe_loss, fingerprint_of_data, fingerprint_of_weights, now, versions
@@ -233,6 +233,9 @@ class _Work:
         self.collapse = CollapseAccumulator()
         self.speed: dict[str, Any] = {}
         self.runs_reference = options.reference is not None and covers_model(options.reference, model)
+        # A model handed over frozen, for inference, is asked about as if all of it were trained.
+        self.trainable = {name for name, p in model.named_parameters() if p.requires_grad} or None
+        self.labelled = False
         self.kept: list[Any] = []
         self.n_kept = self.n_batches = 0
         self.data_sha256: str | None = None
@@ -272,9 +275,12 @@ class _Work:
     def _first(self, batch: Batch, raw: Any) -> None:
         if self.options.thorough:
             self.data_sha256 = fingerprint_of_data(raw)
+        self.labelled = class_labels(batch.targets) is not None
         if self.options.loss is not None:
             layers = [layer for layer in self.agop.layers if layer.name in self.agop.calls]
-            self.speed = speed_of_layers(self.model, layers, batch, self.options.loss, self.options.outputs)
+            self.speed = speed_of_layers(
+                self.model, layers, batch, self.options.loss, self.options.outputs, trainable=self.trainable
+            )
 
     # --- results ------------------------------------------------------------------------------------------------------
 
@@ -349,7 +355,14 @@ class _Work:
             return None
         chosen = [layer.name for layer in self.agop.layers if layer.name in self.agop.calls and layer.rows is None]
         options = self.options
-        return lazy_rich(self.model, options.reference, self.kept, layers=chosen, outputs=options.outputs)
+        return lazy_rich(
+            self.model,
+            options.reference,
+            self.kept,
+            layers=chosen,
+            outputs=options.outputs,
+            labels=self.labelled,
+        )
 
     def _kernel_drift(self) -> KernelDrift | None:
         if not self.runs_reference or self.rank or not self.options.kernel_samples:
@@ -362,8 +375,10 @@ class _Work:
             self.kept,
             layers=chosen,
             outputs=options.outputs,
+            labels=self.labelled,
             max_samples=options.kernel_samples,
             random_state=options.random_state,
+            loss=options.loss,
         )
 
     def _collapse(self) -> NeuralCollapse | None:

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from ..agop.layers import Layer
 
-__all__ = ["LastFeatures"]
+__all__ = ["LastFeatures", "class_labels"]
+
+
+def class_labels(targets: Any) -> Tensor | None:
+    """The targets, when they are class indices, one a sample."""
+    whole = isinstance(targets, Tensor) and not (targets.is_floating_point() or targets.dtype == torch.bool)
+    return targets if whole and targets.dim() == 1 else None
 
 
 class LastFeatures:
@@ -25,11 +31,11 @@ class LastFeatures:
     def watching(self, targets: Any) -> Iterator[None]:
         """Look at every linear layer when the targets are class labels, one a sample."""
         self._latest = None
-        labels = isinstance(targets, Tensor) and targets.dim() == 1 and not targets.is_floating_point()
-        if not labels or targets.dtype == torch.bool:
+        labels = class_labels(targets)
+        if labels is None:
             yield
             return
-        n = len(targets)
+        n = len(labels)
 
         def keep(module: nn.Module, args: tuple[Any, ...]) -> None:
             if args and isinstance(args[0], Tensor) and args[0].dim() == 2 and len(args[0]) == n:

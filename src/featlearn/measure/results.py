@@ -344,7 +344,7 @@ class FeatureReport:
         from .collapse import NeuralCollapse
         from .drift import KernelDrift, LazyRich
 
-        parts = {"lazy_rich": LazyRich, "kernel_drift": KernelDrift, "collapse": NeuralCollapse}
+        parts: dict[str, Any] = {"lazy_rich": LazyRich, "kernel_drift": KernelDrift, "collapse": NeuralCollapse}
         rest = {key: None if plain.get(key) is None else kind.from_dict(plain[key]) for key, kind in parts.items()}
         layers = {name: LayerReport.from_dict(entry) for name, entry in plain["layers"].items()}
         return cls(layers, dict(plain["skipped"]), dict(plain["provenance"]), **rest)
