@@ -224,9 +224,15 @@ def align_at_power_one(
     """
     blocks, samples = _without_empty(kernel.sums, kernel.samples.tolist())
     weight = weight.to(blocks)
-    if len(weight) == 1 and weight.shape[2] < weight.shape[1]:
-        basis, upper = torch.linalg.qr(weight[0])
-        weight, blocks = upper.unsqueeze(0), basis.mT @ blocks @ basis
+    # Scales drop out of correlations, and float32 holds no fourth powers of a first step's weight change.
+    of_weight, of_kernel = _scale(weight), _scale(blocks)
+    weight, blocks = weight / of_weight, blocks / of_kernel
+    alive = weight.any(-1)
+    if not bool(alive.all()):  # a row of zeros is outside the column space of W, whatever gradient its bias has
+        blocks = blocks * (alive.unsqueeze(-1) & alive.unsqueeze(-2))
+    if weight.shape[2] < weight.shape[1]:
+        basis, weight = torch.linalg.qr(weight)
+        blocks = basis.mT @ blocks @ basis
     dense = Weight.dense(weight)
     power_one = PowerOne.of(blocks, dense, samples, kernel.probes, probed)
     reason = _undefined(bool((dense.norm > 0).any()), bool((blocks != 0).any()))
@@ -238,7 +244,13 @@ def align_at_power_one(
     ]
     empty, nothing = weight.new_zeros(len(weight), 0, 0), Coordinates.empty(len(weight), weight.shape[2])
     error = power_one.probe_error if probed else None
-    return Aligned(tuple(entries), nothing, empty, empty, power_one.norms, error)
+    norms = power_one.norms[0] * of_weight**2, power_one.norms[1] * of_weight**2 * of_kernel
+    return Aligned(tuple(entries), nothing, empty, empty, norms, error)
+
+
+def _scale(tensor: Tensor) -> float:
+    """Largest magnitude; 1 for a tensor of zeros."""
+    return float(tensor.abs().amax()) or 1.0
 
 
 def aligned_by_definition(groups: int, d: int, statistics: Sequence[str] = STATISTICS) -> Aligned:
@@ -259,7 +271,7 @@ def _at_power_one(entry: Alignment, weight: Weight, power_one: PowerOne) -> Alig
         return replace(
             entry, reason="too few samples or probes: the estimated square of the AGOP's norm is not positive"
         )
-    return replace(entry, reason=_why(entry, weight.ranks))
+    return _explained(entry, weight.ranks)
 
 
 def _at_other_power(
@@ -271,12 +283,19 @@ def _at_other_power(
     if replicas is not None:
         left_out = correlation(*replicas, factors.s, factors.t, factors.d, power, statistic, coordinates.floor)
     entry = _with_error(entry, coordinates.correlation(power, statistic), left_out)
-    return replace(entry, reason=_why(entry, factors.ranks))
+    return _explained(entry, factors.ranks)
 
 
 def _with_error(entry: Alignment, value: float, left_out: Tensor) -> Alignment:
     error = jackknife(left_out)
     return replace(entry, value=value, standard_error=error, interval=student_interval(value, error, len(left_out)))
+
+
+def _explained(entry: Alignment, ranks: Tensor) -> Alignment:
+    """The alignment with a reason for what is nan, and without a null where there is nothing to turn."""
+    if bool((ranks == 1).all()) and entry.null <= CERTAIN:  # several groups: chance and alignment are the same number
+        entry = replace(entry, null=NAN, null_sd=NAN)
+    return replace(entry, reason=_why(entry, ranks))
 
 
 def _why(entry: Alignment, ranks: Tensor) -> str | None:
