@@ -182,6 +182,12 @@ def test_model_that_overwrites_a_layers_input_in_place():
     assert_gram(gram_of(model, [x]), torch.einsum("icp,jcp->ij", found, found))
 
 
+def test_experts_count_while_each_takes_whole_samples():
+    case = CASES["experts"]
+    batches = case.batches()[:2]  # all tokens of a batch go to one expert, the other sees none
+    assert_gram(gram_of(case.model(), batches), by_autograd(case, batches))
+
+
 # --- probes -----------------------------------------------------------------------------------------------------------
 
 
@@ -239,6 +245,37 @@ def test_only_a_later_batch_that_is_ambiguous_is_refused_too():
     assert gram_of(model, [x]).shape == (8, 8)
     with pytest.raises(MixingError, match="read as other samples"):
         gram_of(model, [x, normal(5, 5, 3)])  # five samples of five steps
+
+
+class Deeper(nn.Module):
+    """A layer that runs on batches of more than three samples only, and one whose result is thrown away."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.extra, self.idle, self.head = (
+            nn.Linear(3, 4),
+            nn.Linear(4, 4),
+            nn.Linear(4, 4),
+            nn.Linear(4, 2),
+        )
+
+    def forward(self, x):
+        h = torch.tanh(self.first(x))
+        self.idle(h)
+        if len(x) > 3:
+            h = torch.tanh(self.extra(h))
+        return self.head(h) ** 2
+
+
+@pytest.mark.parametrize("held", [1, 10**9])
+@pytest.mark.parametrize("first", ["with", "without"])
+def test_layers_that_run_on_some_batches_count_there(monkeypatch, held, first):
+    monkeypatch.setattr("featlearn.measure.tangent_gram.HELD", held)
+    model = fill(Deeper())
+    batches = [normal(4, 3), normal(2, 3, seed=3)]
+    batches = batches if first == "with" else batches[::-1]
+    found = jacobians(model, batches, list(model.parameters()), lambda model, batch: model(batch))
+    assert_gram(gram_of(model, batches), torch.einsum("icp,jcp->ij", found, found))
 
 
 class Partly(nn.Module):

@@ -25,7 +25,7 @@ from .samples import Samples, by_sample, mixed_layers
 
 __all__ = ["tangent_gram"]
 
-HELD = 2**27  # numbers of inputs and gradients held at once
+HELD = 2**26  # numbers of inputs and gradients held at once
 BLOCK = 2**25  # numbers of weight gradients, or of unfolded patches, made at once
 
 
@@ -74,7 +74,7 @@ def tangent_gram(
     Notes
     -----
     One forward pass and C (or the number of probes) backward passes over the samples while the inputs and gradients of
-    all layers fit into 2^27 numbers, and again for each further group of layers or outputs. ``n^2 k d`` flops a layer
+    all layers fit into 2^26 numbers, and again for each further group of layers or outputs. ``n^2 k d`` flops a layer
     and output beside these; ``n^2 (d + k)`` with one position.
     """
     sizes, width = _survey(model, samples, layers, outputs, explicit)
@@ -82,7 +82,7 @@ def tangent_gram(
     terms = _terms([layer for layer in layers if layer.name in sizes])
     total = sum(n for _, n in samples)
     gram = torch.zeros(total, total, dtype=torch.float64, device=next(iter(model.parameters())).device)
-    for group, chunk in _plan(terms, sizes, total, cotangents.passes):
+    for group, chunk in _plan(terms, sizes, cotangents.passes):
         needed = {layer.name: layer for term in group for layer in term.layers}
         for start in range(0, cotangents.passes, chunk):
             some = range(start, min(start + chunk, cotangents.passes))
@@ -155,35 +155,37 @@ def _key(layer: Layer, parameter: Tensor) -> Hashable:
 
 def _survey(
     model: nn.Module, samples: Samples, layers: Sequence[Layer], outputs: Outputs, explicit: bool
-) -> tuple[dict[str, tuple[int, int]], int]:
-    """Numbers a sample of each layer's inputs and outputs, and the number of outputs."""
-    batch, n = samples[0]
-    inputs: dict[str, int] = {}
-    sizes: dict[str, tuple[int, int]] = {}
+) -> tuple[dict[str, list[int]], int]:
+    """Numbers in the inputs and outputs of each layer that runs, over all samples, and the number of outputs."""
+    sizes: dict[str, list[int]] = {}
+    unseen: dict[str, str] = {}
+    width: int | None = None
 
     def measure(layer: Layer, tensor: Tensor, output: Tensor) -> None:
-        inputs[layer.name] = inputs.get(layer.name, 0) + tensor.numel()
+        size = sizes.setdefault(layer.name, [0, 0])
+        size[0] += tensor.numel()
+        size[1] += output.numel()
 
-    with Taps(layers, on_forward=measure) as taps:
-        flat = _run(taps, partial(raw_outputs, model, batch, outputs))
-        for layer in layers:
-            calls = [call for call in taps.calls if call.layer is layer]
-            if not calls and explicit:
-                why = taps.unseen.get(layer.name, "it never ran")
-                raise UnmeasurableError(f"Layer {layer.name!r} cannot be measured: {why}. Leave it out of layers=.")
-            if calls:
-                sizes[layer.name] = inputs[layer.name] // n, sum(call.shape.numel() for call in calls) // n
-    return sizes, flat.shape[1]
-
-
-def _run(taps: Taps, run: Callable[[], Tensor]) -> Tensor:
-    flat = flat_outputs(taps.forward(run))
-    if not flat.requires_grad:
+    attached = False
+    for batch, n in samples:
+        with Taps(layers, on_forward=measure) as taps:
+            flat = flat_outputs(taps.forward(partial(raw_outputs, model, batch, outputs)))
+            attached = attached or flat.requires_grad
+            unseen |= taps.unseen
+        width = flat.shape[1] if width is None else width
+        if flat.shape != (n, width):
+            raise DataError(f"Got outputs of shape {tuple(flat.shape)}, but expected {(n, width)} as before.")
+    for layer in layers:
+        if layer.name not in sizes and explicit:
+            why = unseen.get(layer.name, "it never ran")
+            raise UnmeasurableError(f"Layer {layer.name!r} cannot be measured: {why}. Leave it out of layers=.")
+    if not attached:
         raise UnmeasurableError(
             "Got outputs that do not depend on any measured layer through autograd. Check for detach() or "
             "torch.no_grad() in the model, and the layers= chosen."
         )
-    return flat
+    assert width is not None
+    return sizes, width
 
 
 def _refuse_mixing(taps: Taps, flat: Tensor, n: int) -> None:
@@ -196,20 +198,17 @@ def _refuse_mixing(taps: Taps, flat: Tensor, n: int) -> None:
         )
 
 
-def _plan(
-    terms: Sequence[_Term], sizes: dict[str, tuple[int, int]], n: int, passes: int
-) -> list[tuple[list[_Term], int]]:
+def _plan(terms: Sequence[_Term], sizes: dict[str, list[int]], passes: int) -> list[tuple[list[_Term], int]]:
     """Groups of terms, and how many cotangents at once, so that what is held stays within the budget."""
-    budget = HELD // n
     inputs = sum(size for size, _ in sizes.values())
     gradients = max(1, sum(size for _, size in sizes.values()))
-    if inputs + gradients <= budget:
-        return [(list(terms), max(1, min(passes, (budget - inputs) // gradients)))]
+    if inputs + gradients <= HELD:
+        return [(list(terms), max(1, min(passes, (HELD - inputs) // gradients)))]
     groups: list[list[_Term]] = []
     held: set[str] = set()
     for term in terms:
         names = {layer.name for layer in term.layers}
-        if not names <= held and (not groups or sum(sum(sizes[name]) for name in held | names) > budget):
+        if not names <= held and (not groups or sum(sum(sizes[name]) for name in held | names) > HELD):
             groups.append([])
             held = set()
         groups[-1].append(term)
@@ -228,7 +227,7 @@ class _Call:
     n: int
     input: Tensor  # patches (n, groups, d, P) where these are no larger than the input, else the input as it came
     unfolded: bool
-    gradient: Tensor  # (cotangents, n, groups, k, P)
+    gradient: Tensor  # (n, groups, cotangents * k, P)
 
     def patches(self, start: int, stop: int) -> Tensor:
         """(stop - start, groups, d, P)."""
@@ -272,34 +271,39 @@ def _gather(
     for batch, n in samples:
         inputs.clear()
         with Taps(layers, on_forward=keep) as taps:
-            flat = _run(taps, partial(raw_outputs, model, batch, outputs))
-            if flat.shape != (n, cotangents.width):
-                wanted = (n, cotangents.width)
-                raise DataError(f"Got outputs of shape {tuple(flat.shape)}, but expected {wanted} as before.")
-            if some.start == 0:
-                _refuse_mixing(taps, flat, n)
-            edges = [call.edge for call in taps.calls]
-            pulled = [
-                torch.autograd.grad(
-                    flat, edges, cotangents.like(flat, j), retain_graph=j + 1 < some.stop, allow_unused=True
-                )
-                for j in some
-            ]
+            flat = flat_outputs(taps.forward(partial(raw_outputs, model, batch, outputs)))
             found: dict[str, list[_Call]] = {}
-            for call, tensor, gradients in zip(taps.calls, inputs, zip(*pulled, strict=True), strict=True):
-                if any(gradient is not None for gradient in gradients):
-                    zero = torch.zeros(call.shape, dtype=call.dtype, device=flat.device)
-                    full = [zero if gradient is None else gradient for gradient in gradients]
-                    found.setdefault(call.layer.name, []).append(_call(call.layer, n, tensor, full))
+            if flat.requires_grad:  # else none of these layers acts on the outputs
+                if some.start == 0:
+                    _refuse_mixing(taps, flat, n)
+                arrived = _pull(taps, flat, cotangents, some)
+                for call, tensor, gradients in zip(taps.calls, inputs, arrived, strict=True):
+                    if gradients and gradients[0].numel():  # an expert that saw no token has nothing to add
+                        found.setdefault(call.layer.name, []).append(_call(call.layer, n, tensor, gradients))
         held.sizes.append(n)
         held.calls.append(found)
     return held
 
 
+def _pull(taps: Taps, flat: Tensor, cotangents: _Cotangents, some: range) -> list[list[Tensor]]:
+    """Gradients at each call's output, one a cotangent; an empty list where none arrives."""
+    edges = [call.edge for call in taps.calls]
+    pulled: list[Sequence[Tensor | None]] = [
+        torch.autograd.grad(flat, edges, cotangents.like(flat, j), retain_graph=j + 1 < some.stop, allow_unused=True)
+        for j in some
+    ]
+    arrived = []
+    for call, gradients in zip(taps.calls, zip(*pulled, strict=True), strict=True):
+        zero = torch.zeros(call.shape, dtype=call.dtype, device=flat.device)
+        reached = any(gradient is not None for gradient in gradients)
+        arrived.append([zero if gradient is None else gradient for gradient in gradients] if reached else [])
+    return arrived
+
+
 def _call(layer: Layer, n: int, tensor: Tensor, gradients: Sequence[Tensor]) -> _Call:
     groups, _, d = layer.weight().shape
-    rows = torch.stack([by_sample(layer.output(gradient, n), n, layer.name) for gradient in gradients])
-    gradient = rows.unflatten(2, (groups, -1))  # (m, n, groups, k, P)
+    rows = [by_sample(layer.output(gradient, n), n, layer.name).unflatten(1, (groups, -1)) for gradient in gradients]
+    gradient = torch.cat(rows, dim=2)
     dtype = accumulation_dtype(tensor.dtype)
     unfolded = n * groups * d * gradient.shape[-1] <= tensor.numel()
     if unfolded:
@@ -311,51 +315,40 @@ def _call(layer: Layer, n: int, tensor: Tensor, gradients: Sequence[Tensor]) -> 
 
 
 def _add_bias(gram: Tensor, term: _Term, held: _Held) -> None:
-    batches = held.of(term)
-    first = next((calls[0] for _, calls in batches if calls), None)
-    if first is None:
-        return
-    zero = first.gradient.new_zeros(first.gradient.shape[0], 1, first.gradient.shape[2] * first.gradient.shape[3])
-    sums = [
-        sum((call.gradient.sum(dim=-1).flatten(2) for call in calls), start=zero.expand(-1, n, -1))
-        for n, calls in batches
-    ]  # (cotangents, n, groups * k)
-    rows = torch.cat(sums, dim=1).movedim(0, 1).flatten(1)
-    gram += (rows @ rows.mT).to(gram)
+    _add_sums(gram, term, held, lambda call: call.gradient.sum(dim=-1).flatten(1))
 
 
 def _add_weight(gram: Tensor, term: _Term, held: _Held) -> None:
     batches = held.of(term)
-    first = next((calls[0] for _, calls in batches if calls), None)
-    if first is None:
-        return
     if all(len(calls) == 1 and calls[0].gradient.shape[-1] == 1 for _, calls in batches):
-        inputs = torch.cat([calls[0].patches(0, n)[..., 0] for n, calls in batches])  # (N, groups, d)
-        gradients = torch.cat([calls[0].gradient[..., 0].movedim(0, 2).flatten(2) for _, calls in batches])
-        read, back = inputs.movedim(1, 0), gradients.movedim(1, 0)  # back: (groups, N, cotangents * k)
+        read = torch.cat([calls[0].patches(0, n)[..., 0] for n, calls in batches]).movedim(1, 0)  # (groups, N, d)
+        back = torch.cat([calls[0].gradient[..., 0] for _, calls in batches]).movedim(1, 0)
         gram += ((read @ read.mT) * (back @ back.mT)).sum(dim=0).to(gram)
         return
-    groups, k, d = term.layers[0].weight().shape
+    groups, _, d = term.layers[0].weight().shape
     size = max(1, BLOCK // (len(gram) * groups * d))
-    for cotangent in range(len(first.gradient)):
-        for start in range(0, k, size):
-            rows = slice(start, min(start + size, k))
-            zero = first.gradient.new_zeros(1, groups, rows.stop - start, d)
-            parts = [
-                sum((_weight_gradient(call, cotangent, rows) for call in calls), start=zero.expand(n, -1, -1, -1))
-                for n, calls in batches
-            ]
-            block = torch.cat(parts).flatten(1)
-            gram += (block @ block.mT).to(gram)
+    total = max((call.gradient.shape[2] for _, calls in batches for call in calls), default=0)
+    for start in range(0, total, size):
+        _add_sums(gram, term, held, partial(_weight_gradient, rows=slice(start, start + size)))
 
 
-def _weight_gradient(call: _Call, cotangent: int, rows: slice) -> Tensor:
-    """Some rows of the weight gradient of every sample, summed over the positions of one call: (n, groups, rows, d)."""
+def _add_sums(gram: Tensor, term: _Term, held: _Held, of: Callable[[_Call], Tensor]) -> None:
+    """Add the Gram matrix of vectors (n, ...), one a sample, each a sum over the calls of the term's layers."""
+    sums = [(n, [of(call) for call in calls]) for n, calls in held.of(term)]
+    first = next((parts[0] for _, parts in sums if parts), None)
+    if first is None:
+        return
+    zero = first.new_zeros(1, first.shape[1])
+    rows = torch.cat([sum(parts[1:], start=parts[0]) if parts else zero.expand(n, -1) for n, parts in sums])
+    gram += (rows @ rows.mT).to(gram)
+
+
+def _weight_gradient(call: _Call, rows: slice) -> Tensor:
+    """Some rows, of all cotangents, of the weight gradient of every sample, summed over the positions of one call."""
     groups, _, d = call.layer.weight().shape
     step = max(1, BLOCK // (groups * d * call.gradient.shape[-1]))
-    return torch.cat(
-        [
-            call.gradient[cotangent, start : start + step, :, rows] @ call.patches(start, min(start + step, call.n)).mT
-            for start in range(0, call.n, step)
-        ]
-    )
+    parts = [
+        call.gradient[start : start + step, :, rows] @ call.patches(start, min(start + step, call.n)).mT
+        for start in range(0, call.n, step)
+    ]
+    return torch.cat(parts).flatten(1)  # (n, groups * rows * d)
