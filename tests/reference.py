@@ -181,7 +181,8 @@ def function_agop(f: Callable[[Tensor], Tensor], X: Tensor, *, center: bool = Fa
 
 def feature_matrix(weight: Tensor) -> Tensor:
     """``F = W^T W`` of a weight (k, d), or the blocks (groups, d, d) of a weight (groups, k, d)."""
-    return weight.double().mT @ weight.double()
+    weight = weight.detach().double()
+    return weight.mT @ weight
 
 
 def power(matrix: Tensor, exponent: float) -> Tensor:
