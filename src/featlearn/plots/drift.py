@@ -84,10 +84,10 @@ def plot_collapse(result: Mapping[str, Any], ax: Axes | None = None) -> Axes:
         Drawn into; by default a new figure.
     """
     names = {
-        "nc1_trace": "within / between\n(traces)",
-        "nc1": "within / between\n(directions)",
-        "nc2": "distance from\na simplex",
-        "nc2_orthogonal": "distance from\northogonal",
+        "nc1_trace": "scatter\n(traces)",
+        "nc1": "scatter\n(directions)",
+        "nc2": "means from\na simplex",
+        "nc2_orthogonal": "means from\northogonal",
     }
     values = {name: result[name] for name in names}
     shown = {name: value for name, value in values.items() if value is not None and value > 0}
