@@ -329,14 +329,17 @@ def _rules_of(module: Any) -> Mapping[str, LayerRule] | None:
 
 def _refusal(module: Any) -> str | None:
     """Why a module that owns weights cannot be measured; None when it can, or when it owns none."""
-    own = list(module.parameters(recurse=False))
     for cls, reason in _REFUSED.items():
         if isinstance(module, cls):
             return reason
     if isinstance(module, nn.MultiheadAttention) and (module.bias_k is not None or module.add_zero_attn):
         return "attention with bias_k or add_zero_attn attends to keys that no input made"
-    if _rules_of(module) is None and any(parameter.dim() >= 2 for parameter in own):
-        return f"no layer rule for {type(module).__name__}, which owns weights; add one with register_layer_rule"
+    wide = [name for name, parameter in module.named_parameters(recurse=False) if parameter.dim() >= 2]
+    if _rules_of(module) is None and wide:
+        return (
+            f"no layer rule for {type(module).__name__}, which owns {', '.join(wide)}; if that is the weight of a "
+            "layer, add one with register_layer_rule"
+        )
     return None
 
 
@@ -387,7 +390,7 @@ def find_layers(model: nn.Module) -> tuple[dict[str, Layer], dict[str, str]]:
     for name, module in _walk(model, "", set()):
         reason, rules = _refusal(module), _rules_of(module)
         if reason is not None:
-            refused[name] = reason
+            refused[name or type(module).__name__] = reason
         elif rules is not None:
             for part, rule in rules.items():
                 full = ".".join(piece for piece in (name, part) if piece)

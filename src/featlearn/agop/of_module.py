@@ -271,6 +271,8 @@ class ModuleAGOP:
 
     def _backward(self, taps: Taps, outputs: Tensor, index: int) -> None:
         self._block = index
+        if all(call.layer.name in self.isotropic for call in taps.calls):
+            return  # nothing to learn from a gradient
         if isinstance(self.probes_used, int):
             self._probe_passes(taps, outputs, index, range(self.probes_used), last=True)
             return

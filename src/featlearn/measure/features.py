@@ -33,6 +33,7 @@ __all__ = ["MeasurementInterrupted", "Options", "measure_features", "run_measure
 
 Progress = bool | Callable[[int, int | None], None]
 
+DRIFT_PASSES = 32  # outputs up to which the tangent kernels are exact; as many shared probes beyond
 DRIFT_SAMPLES = 512  # samples that lazy_rich compares, the first ones: memory does not grow with the data
 
 
@@ -237,7 +238,7 @@ class _Work:
         self.trainable = {name for name, p in model.named_parameters() if p.requires_grad} or None
         self.labelled = False
         self.kept: list[Any] = []
-        self.n_kept = self.n_batches = 0
+        self.n_kept = self.n_batches = self.n_outputs = 0
         self.data_sha256: str | None = None
         self.complaints: list[str] = []
         self.notes: list[str] = []
@@ -270,6 +271,7 @@ class _Work:
         if self.runs_reference and self.n_kept < DRIFT_SAMPLES:
             self.kept.append(raw)
             self.n_kept += len(outputs)
+        self.n_outputs = outputs[0].numel()
         self.n_batches += 1
 
     def _first(self, batch: Batch, raw: Any) -> None:
@@ -308,14 +310,12 @@ class _Work:
         by_name = {layer.name: layer for layer in self.agop.layers}
         layers = {name: report_layer(by_name[name], self._evidence(name), style) for name in found}
         self._complain(layers)
-        return FeatureReport(
-            layers,
-            self.refused | self.agop.skipped,
-            self._provenance(complete, start),
-            lazy_rich=broadcast_from_first(self._lazy_rich(), options.group),
-            kernel_drift=broadcast_from_first(self._kernel_drift(), options.group),
-            collapse=self._collapse(),
-        )
+        parts: dict[str, Any] = {
+            "lazy_rich": broadcast_from_first(self._lazy_rich(), options.group),
+            "kernel_drift": broadcast_from_first(self._kernel_drift(), options.group),
+            "collapse": self._collapse(),
+        }
+        return FeatureReport(layers, self.refused | self.agop.skipped, self._provenance(complete, start), **parts)
 
     def _evidence(self, name: str) -> Evidence:
         agop = self.agop
@@ -347,39 +347,42 @@ class _Work:
             )
 
     def _lazy_rich(self) -> LazyRich | None:
-        if self.options.reference is None or self.rank:
-            return None
-        if not self.runs_reference and self.options.thorough:
+        if self.options.reference is not None and not self.runs_reference and self.options.thorough:
             self.notes.append("lazy_rich and kernel_drift left out: the reference does not cover the whole model")
-        if not self.runs_reference:
-            return None
-        chosen = [layer.name for layer in self.agop.layers if layer.name in self.agop.calls and layer.rows is None]
-        options = self.options
-        return lazy_rich(
-            self.model,
-            options.reference,
-            self.kept,
-            layers=chosen,
-            outputs=options.outputs,
-            labels=self.labelled,
-        )
+        return self._from_reference("lazy_rich", lazy_rich, labels=self.labelled)
 
     def _kernel_drift(self) -> KernelDrift | None:
-        if not self.runs_reference or self.rank or not self.options.kernel_samples:
-            return None
-        chosen = [layer.name for layer in self.agop.layers if layer.name in self.agop.calls and layer.rows is None]
         options = self.options
-        return kernel_drift(
-            self.model,
-            options.reference,
-            self.kept,
-            layers=chosen,
-            outputs=options.outputs,
+        if not options.kernel_samples:
+            return None
+        return self._from_reference(
+            "kernel_drift",
+            kernel_drift,
             labels=self.labelled,
             max_samples=options.kernel_samples,
+            probes="exact" if self.n_outputs <= DRIFT_PASSES else DRIFT_PASSES,
             random_state=options.random_state,
             loss=options.loss,
         )
+
+    def _from_reference(self, name: str, function: Callable[..., Any], **options: Any) -> Any:
+        """Compare with the reference on the first batches; what cannot be compared is a note, not the end."""
+        if not self.runs_reference or self.rank:
+            return None
+        chosen = [layer.name for layer in self.agop.layers if layer.name in self.agop.calls and layer.rows is None]
+        chosen = [layer for layer in chosen if layer not in self.agop.skipped]
+        try:
+            return function(
+                self.model,
+                self.options.reference,
+                self.kept,
+                layers=chosen,
+                outputs=self.options.outputs,
+                **options,
+            )
+        except FeatlearnError as error:
+            self.notes.append(f"{name} left out: {error}")
+            return None
 
     def _collapse(self) -> NeuralCollapse | None:
         if self.options.group is not None or not self.collapse.n_samples or self.agop.head is None:
