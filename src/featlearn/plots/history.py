@@ -95,4 +95,4 @@ def history_series(history: Any, quantity: str) -> dict[str, tuple[list[float], 
 def grows_geometrically(steps: Sequence[float]) -> bool:
     """Whether the steps spread so unevenly that they are read better on a logarithmic axis."""
     gaps = sorted(later - earlier for earlier, later in pairwise(sorted(set(steps))))
-    return len(gaps) >= 3 and gaps[-1] > 8 * gaps[0]
+    return len(gaps) >= 3 and gaps[-1] >= 8 * gaps[0]

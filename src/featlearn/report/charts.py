@@ -68,6 +68,8 @@ class Scale:
         bottom = 0 if self.kind == "log1p" else math.ceil(math.log10(self.low) - 1e-9)
         stride = max(1, math.ceil((top - bottom) / 4))
         places = [10.0**exponent for exponent in range(bottom, top + 1) if (top - exponent) % stride == 0]
+        if top - bottom < 2:  # decades alone would leave the axis nearly bare
+            places = [place * factor for place in places for factor in (1, 2, 5) if place * factor <= self.high]
         zero = [0.0] if self.kind == "log1p" and self.low == 0 else []
         return [Tick(self.at(x), _decade(x)) for x in [*zero, *places]]
 
@@ -81,7 +83,7 @@ class Scale:
 
 
 def _decade(x: float) -> str:
-    if 0.01 <= x <= 1000 or x == 0:
+    if 0.009 < x <= 1000 or x == 0:
         return f"{x:g}"
     return "10" + str(round(math.log10(x))).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
