@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
 from torch import Tensor, nn
 
 from .._random import preserved_rng
@@ -19,6 +19,7 @@ from .features import Options, run_measurement
 from .results import FeatureReport
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 __all__ = ["FeatureTracker"]
@@ -184,6 +185,8 @@ class FeatureTracker:
 
     def frame(self) -> pd.DataFrame:
         """One row a measurement and layer, with the columns of ``FeatureReport.frame()``."""
+        import pandas as pd
+
         frames = {step: report.frame() for step, report in self.history}
         return pd.concat(frames, names=["step"]).reset_index()
 
@@ -192,6 +195,13 @@ class FeatureTracker:
         from ..plots.tracking import plot_history
 
         return plot_history(self.frame(), quantity, ax=ax)
+
+    def to_html(self, path: str | PathLike[str], *, image_shape: tuple[int, ...] | None = None) -> None:
+        """Write the page of the last report, with the curves of all of them."""
+        from ..report.features import write_feature_report
+
+        last = self.history[-1][1].to_dict()
+        write_feature_report(last, path, image_shape=image_shape, history=list(self.history))
 
     def _repr_html_(self) -> str:
         return str(self.frame().to_html(float_format="{:.3f}".format, index=False))
