@@ -139,6 +139,14 @@ def test_names_and_strings_are_escaped_everywhere(page_of):
     assert "script" not in [tag for tag, _ in fragment.elements]
 
 
+@pytest.mark.parametrize(
+    ("error", "shown"), [(0.02, "0.02"), (0.0043, "0.004"), (0.00021, "0.0002"), (0.0, "0.00"), (1e-12, "0.000000")]
+)
+def test_a_small_standard_error_is_not_shown_as_zero(error, shown, page_of):
+    nfa = made.alignment() | {"excess_standard_error": error}
+    assert f"0.50\xa0±\xa0{shown}" in page_of(made.report([made.layer(nfa=nfa)])).of_class("number")
+
+
 def tracks(page, kind):
     """Attributes of the bars of a panel, by the name of their layer."""
     found, label = {}, None
@@ -186,7 +194,7 @@ def test_the_label_of_a_bar_says_its_numbers(page_of):
     assert expected.replace("-", "−") in labels
 
 
-def test_trivial_layers_are_grey_and_have_no_chance_level(page_of):
+def test_trivial_layers_are_grey_and_have_no_excess(page_of):
     page = page_of(made.small())
     muted = page.of_class("muted")
     assert len(muted) == 1
@@ -274,6 +282,7 @@ def test_a_comparison_says_what_moved_and_warns_of_other_data(page_of):
 
     text = text_of(page_of(after, comparison=before))
     assert "The excess rose in rose, and fell in fell." in text
+    assert "The excess rose in no layer." in text_of(page_of(before, comparison=before))
     assert "different data" not in text
     before["provenance"] |= {"data_sha256": "0" * 64}
     assert "They were measured on different data." in text_of(page_of(after, comparison=before))

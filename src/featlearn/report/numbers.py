@@ -11,6 +11,7 @@ from ..plots.alignments import number
 
 __all__ = ["NOTHING", "count", "fixed", "fixed_text", "general", "name", "with_error"]
 
+SMALLEST_ERROR = 6  # digits
 NOTHING = Markup('<span class="none" title="not measured, or not defined">–</span>')
 
 
@@ -40,10 +41,11 @@ def count(value: Any) -> Markup:
 
 
 def with_error(value: Any, error: Any, digits: int = 3) -> Markup:
-    """A value and, when it is known, its standard error."""
+    """A value and, when it is known, its standard error, with more digits where it would round to zero."""
     if not (math.isfinite(number(value)) and math.isfinite(number(error))):
         return fixed(value, digits)
-    return Markup('{}&nbsp;<span class="pm">±&nbsp;{}</span>').format(fixed(value, digits), fixed(error, digits))
+    shown = min(SMALLEST_ERROR, max(digits, math.ceil(-math.log10(error)))) if error > 0 else digits
+    return Markup('{}&nbsp;<span class="pm">±&nbsp;{}</span>').format(fixed(value, digits), fixed(error, shown))
 
 
 def name(text: str) -> Markup:

@@ -70,7 +70,7 @@ def make_table(
 
 
 def layer_table(report: Mapping[str, Any]) -> Table:
-    """Every layer: alignment, chance, excess, ranks. Trivial layers are grey and have no chance level."""
+    """Every layer: alignment, chance, excess, ranks. Trivial layers are grey and have no excess."""
     layers = report["layers"]
     columns = [
         Column("shape", "Outputs × inputs of the weight W, for each group when there are several.", _shape),
