@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,15 @@ def generator(random_state: int, *keys: int | str) -> torch.Generator:
 
 @contextmanager
 def preserved_rng() -> Iterator[None]:
-    """Give the global torch generators (CPU and every CUDA device in use) back as they were found."""
+    """Give the global generators of torch (CPU and every CUDA device in use), numpy and Python back as they were found.
+
+    The last two are what data sets draw their augmentations from.
+    """
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        yield
+    of_numpy, of_python = np.random.get_state(), random.getstate()  # noqa: NPY002 (the user's, given back)
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        np.random.set_state(of_numpy)  # noqa: NPY002
+        random.setstate(of_python)

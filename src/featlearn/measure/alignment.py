@@ -244,7 +244,8 @@ def align_at_power_one(
     ]
     empty, nothing = weight.new_zeros(len(weight), 0, 0), Coordinates.empty(len(weight), weight.shape[2])
     error = power_one.probe_error if probed else None
-    norms = power_one.norms[0] * of_weight**2, power_one.norms[1] * of_weight**2 * of_kernel
+    square = of_weight * of_weight
+    norms = power_one.norms[0] * square, power_one.norms[1] * square * of_kernel
     return Aligned(tuple(entries), nothing, empty, empty, norms, error)
 
 

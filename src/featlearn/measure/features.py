@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from ..agop.batches import Batch, Outputs, check_batches, parse_batch
+from ..agop.batches import Batch, Outputs, check_batches, count_batches, parse_batch
 from ..agop.feature_speed import speed_of_layers
 from ..agop.layers import Rows, find_layers, resolve_layers, unwrap
 from ..agop.of_module import ModuleAGOP
 from ..agop.probes import Probes, check_probes
 from ..agop.taps import guest
-from ..distributed.reduce import broadcast_from_first, rank_and_world
+from ..distributed.reduce import all_gather, broadcast_from_first, rank_and_world
 from ..exceptions import DataError, FeatlearnError, FeatlearnWarning, UnmeasurableError
 from .alignment import check_power, check_statistic
 from .collapse import CollapseAccumulator, NeuralCollapse
@@ -78,8 +78,9 @@ class Options:
         whole = isinstance(self.random_state, int) and not isinstance(self.random_state, bool)
         if not whole or self.random_state < 0:
             raise DataError(f"Got random_state={self.random_state!r}, but expected a non-negative integer.")
-        if not isinstance(self.kernel_samples, int) or self.kernel_samples < 0:
-            raise DataError(f"Got kernel_samples={self.kernel_samples!r}, but expected a non-negative integer.")
+        whole = isinstance(self.kernel_samples, int) and not isinstance(self.kernel_samples, bool)
+        if not whole or self.kernel_samples < 0 or self.kernel_samples == 1:
+            raise DataError(f"Got kernel_samples={self.kernel_samples!r}, but expected 0 (none) or an integer >= 2.")
 
 
 def measure_features(
@@ -197,7 +198,7 @@ def run_measurement(
     options.check()
     batches = check_batches(batches)
     start = time.perf_counter()
-    work = _Work(unwrap(model), options, len(batches) if isinstance(batches, Sized) else None)
+    work = _Work(unwrap(model), options, count_batches(batches))
     with guest(work.model):
         with _bar(progress) as advance:
             complete = work.read(batches, advance)
@@ -222,7 +223,7 @@ class _Work:
             options.outputs,
             options.probes,
             options.random_state,
-            n_batches=None if n_batches is None else n_batches * self.world,
+            n_batches=_sum_over(options.group, n_batches),
             jackknife=True,
             references=self.references,
             reduce_coordinates=options.loss is None,
@@ -288,18 +289,20 @@ class _Work:
 
     def report(self, complete: bool, start: float) -> FeatureReport:
         """Everything as one frozen report, the same on every rank."""
+        options = self.options
         self.agop.reduce()
+        self.n_batches = _sum_over(options.group, self.n_batches) or 0
+        self.speed = broadcast_from_first(self.speed, options.group)
         if self.side is not None:
             if not self.side.complete:
                 self.notes.append("loss side left out: it was interrupted within a batch")
                 self.side = None
             else:
-                self.side.reduce(self.options.group)
+                self.side.reduce(options.group)
         found = self.agop.finalize()
         if not found:
             reasons = "; ".join(f"{name}: {why}" for name, why in (self.refused | self.agop.skipped).items())
             raise UnmeasurableError(f"Got {type(self.model).__name__}, of which no layer can be measured: {reasons}.")
-        options = self.options
         style = Style(
             power=options.power,
             statistic=options.statistic,
@@ -315,7 +318,8 @@ class _Work:
             "kernel_drift": broadcast_from_first(self._kernel_drift(), options.group),
             "collapse": self._collapse(),
         }
-        return FeatureReport(layers, self.refused | self.agop.skipped, self._provenance(complete, start), **parts)
+        provenance = broadcast_from_first(self._provenance(complete, start), options.group)
+        return FeatureReport(layers, self.refused | self.agop.skipped, provenance, **parts)
 
     def _evidence(self, name: str) -> Evidence:
         agop = self.agop
@@ -334,8 +338,7 @@ class _Work:
 
     def _complain(self, layers: dict[str, Any]) -> None:
         """What the user should hear about although there is a report."""
-        batches = self.n_batches * self.world
-        if batches == 1:
+        if self.n_batches == 1:
             self.complaints.append(
                 "Got one batch, so there is no standard error. Pass the data in ten batches or more."
             )
@@ -403,10 +406,10 @@ class _Work:
             "data": None,
             "data_sha256": self.data_sha256,
             "n_samples": agop.n_samples,
-            "n_batches": self.n_batches * self.world,
+            "n_batches": self.n_batches,
             "random_state": options.random_state,
             "probes": agop.probes_used,
-            "probes_requested": options.probes,
+            "probes_requested": check_probes(options.probes),
             "backward_passes": agop.passes,
             "compression": agop.compressed,
             "batched": agop.batched,
@@ -424,6 +427,12 @@ class _Work:
             "notes": [*agop.notes, *self.notes],
             "complete": complete,
         }
+
+
+def _sum_over(group: Any, count: int | None) -> int | None:
+    """Batches of all processes; ``None`` when some do not know theirs."""
+    counts = all_gather(count, group)
+    return None if None in counts else sum(n for n in counts if n is not None)
 
 
 @contextmanager

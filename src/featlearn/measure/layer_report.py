@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._random import generator
-from ..agop.accumulate import TangentKernel
+from ..agop.accumulate import TangentKernel, accumulation_dtype
 from ..agop.layers import Layer
 from ..linalg.psd import fix_signs
 from ..linalg.spectrum import Spectrum
@@ -163,7 +163,8 @@ def _matrices(
     groups, k, d = weight.shape
     nfm = agop = tangent_kernel = None
     if style.thorough and groups * d <= WIDEST_SHOWN:
-        nfm = (weight.mT @ weight).cpu()
+        wide = weight.to(accumulation_dtype(weight.dtype))  # half precision would round what is shown
+        nfm = (wide.mT @ wide).cpu()
         agop = float(kernel) * nfm if isinstance(kernel, float) else None
         if finished is not None:
             agop = (inside.to(finished).mT @ finished @ inside.to(finished)).cpu()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +20,9 @@ from ..agop.accumulate import TangentKernel, accumulation_dtype
 from ..agop.batches import Batch, Outputs, raw_outputs
 from ..agop.layers import LORA, Layer
 from ..agop.taps import Taps
-from ..distributed.reduce import all_reduce_sum
+from ..distributed.reduce import all_gather, all_reduce_sum
 from ..exceptions import DataError
 from .coordinates import combine
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["RELATIONS", "Loss", "LossSide", "check_loss", "fact"]
 
@@ -204,11 +201,18 @@ class LossSide:
         """Sum over the processes of ``group``."""
         if group is None:
             return
-        for layer in self.layers:
-            for _, moment in sorted(self.moments[layer.name].items()):
-                moment.reduce(group)
-            if layer.name in self.weight_gradients:
-                all_reduce_sum(self.weight_gradients[layer.name], group)
+        sizes = {(name, kind): m.kernel.k for name, kinds in self.moments.items() for kind, m in kinds.items()}
+        ran = all_gather((sizes, list(self.weight_gradients)), group)
+        everywhere = {key: size for found, _ in ran for key, size in found.items()}
+        for layer in self.layers:  # one that ran on some ranks only takes part on all of them
+            weight = layer.weight()
+            for kind, size in sorted((kind, size) for (name, kind), size in everywhere.items() if name == layer.name):
+                self._moment(layer, kind, size, weight).reduce(group)
+            if any(layer.name in names for _, names in ran):
+                zero = torch.zeros_like(weight, dtype=accumulation_dtype(weight.dtype))
+                total = self.weight_gradients.get(layer.name, zero).contiguous()  # slices and transposes cannot travel
+                all_reduce_sum(total, group)
+                self.weight_gradients[layer.name] = total
         totals = torch.tensor([float(self.n_samples), self.total_loss], dtype=torch.float64)
         all_reduce_sum(totals, group)
         self.n_samples, self.total_loss = int(totals[0]), float(totals[1])

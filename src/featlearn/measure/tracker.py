@@ -38,8 +38,8 @@ class FeatureTracker:
         Its weights at construction are the ``W_0`` of the centred ansatz.
     batches : iterable
         Read once and kept: the fixed probe batches. A few hundred samples in four or more batches.
-    every : int, default 100
-        Steps between measurements (``schedule="linear"``); with "log" the longest gap.
+    every : int, optional
+        Steps between measurements, 100 when not given; with "log" the longest gap, without limit when not given.
     log : callable, optional
         ``log(dict)`` after each measurement, with ``"step"`` and ``"layer/nfa_excess"``, ``"layer/nfa"``, ...:
         ``run.log`` of an experiment tracker, or ``print``.
@@ -87,7 +87,7 @@ class FeatureTracker:
         model: nn.Module,
         batches: Iterable[Any],
         *,
-        every: int = 100,
+        every: int | None = None,
         log: Callable[[dict[str, Any]], object] | None = None,
         schedule: Literal["linear", "log"] = "linear",
         budget: float | None = None,
@@ -95,7 +95,7 @@ class FeatureTracker:
         **measure_options: Any,
     ) -> None:
         self._started = time.perf_counter()
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
             raise DataError(f"Got every={every!r}, but expected an integer >= 1.")
         if schedule not in ("linear", "log"):
             raise DataError(f"Got schedule={schedule!r}, but expected 'linear' or 'log'.")
@@ -106,7 +106,8 @@ class FeatureTracker:
         known = set(Options.__dataclass_fields__) - {"thorough", "spectra", "kernel_samples"}
         if unknown := sorted(set(measure_options) - known):
             raise TypeError(f"Got {', '.join(unknown)}, but expected options among {', '.join(sorted(known))}.")
-        self.model, self.every, self.log, self.schedule = model, every, log, schedule
+        self.model, self.log, self.schedule = model, log, schedule
+        self.every = 100 if every is None and schedule == "linear" else every
         self.budget, self.spectra = budget, spectra
         with preserved_rng():
             self.batches = list(check_batches(batches))
@@ -129,26 +130,32 @@ class FeatureTracker:
         self.steps += 1
         if not self._due() or not self._affordable():
             return None
-        try:
-            return self._measure()
-        except FeatlearnError as error:
-            self._measured_at = self.steps
-            warnings.warn(f"Step {self.steps} was not measured: {error}", FeatlearnWarning, stacklevel=2)
-            return None
+        return self._try()
 
     def __enter__(self) -> FeatureTracker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if kind is None and self._measured_at != self.steps:
-            self._measure()
+            self._try()
+
+    def _try(self) -> FeatureReport | None:
+        """Measure; what goes wrong in the middle of a run is a warning."""
+        try:
+            return self._measure()
+        except FeatlearnError as error:
+            self._measured_at = self.steps
+            warnings.warn(f"Step {self.steps} was not measured: {error}", FeatlearnWarning, stacklevel=3)
+            return None
 
     def _due(self) -> bool:
         """Whether a scheduled step lies between the last measurement and now."""
         last, now = self._measured_at, self.steps
-        if self.schedule == "linear":
-            return now // self.every > last // self.every
-        return (now.bit_length() > last.bit_length()) or now - last >= self.every
+        if self.schedule == "log" and now.bit_length() > last.bit_length():
+            return True
+        if self.every is None:
+            return False
+        return now - last >= self.every if self.schedule == "log" else now // self.every > last // self.every
 
     def _affordable(self) -> bool:
         return self.budget is None or self.seconds + self._last <= self.budget * (self._elapsed() + self._last)
