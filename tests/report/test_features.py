@@ -140,7 +140,8 @@ def test_names_and_strings_are_escaped_everywhere(page_of):
 
 
 @pytest.mark.parametrize(
-    ("error", "shown"), [(0.02, "0.02"), (0.0043, "0.004"), (0.00021, "0.0002"), (0.0, "0.00"), (1e-12, "0.000000")]
+    ("error", "shown"),
+    [(0.02, "0.02"), (0.0089, "0.01"), (0.0043, "0.004"), (0.00021, "0.0002"), (0.0, "0.00"), (1e-12, "0.000000")],
 )
 def test_a_small_standard_error_is_not_shown_as_zero(error, shown, page_of):
     nfa = made.alignment() | {"excess_standard_error": error}

@@ -44,7 +44,8 @@ def with_error(value: Any, error: Any, digits: int = 3) -> Markup:
     """A value and, when it is known, its standard error, with more digits where it would round to zero."""
     if not (math.isfinite(number(value)) and math.isfinite(number(error))):
         return fixed(value, digits)
-    shown = min(SMALLEST_ERROR, max(digits, math.ceil(-math.log10(error)))) if error > 0 else digits
+    vanishes = 0 < error < 0.5 * 10**-digits
+    shown = min(SMALLEST_ERROR, math.ceil(-math.log10(error))) if vanishes else digits
     return Markup('{}&nbsp;<span class="pm">±&nbsp;{}</span>').format(fixed(value, digits), fixed(error, shown))
 
 
