@@ -89,7 +89,9 @@ def perturbed(module: nn.Module, part: str = "", rows: slice | None = None) -> I
         else:
             d = x.shape[-1]
             moved = module.forward(x + zeros(x.numel() // d, 1, d).reshape(x.shape))
-        torch.testing.assert_close(moved, output, rtol=1e-10, atol=1e-12)  # the unfolding is that of the layer
+        torch.testing.assert_close(
+            moved.detach(), output.detach(), rtol=1e-10, atol=1e-12
+        )  # the unfolding is that of the layer
         if rows is None:
             return moved
         axis = 1 if isinstance(module, nn.modules.conv._ConvNd) else -1

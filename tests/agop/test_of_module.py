@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,8 @@ from cases import (
 )
 from reference import layer_agop
 from torch import Tensor, nn
+from torch.nn.utils import prune
+from torch.utils.checkpoint import checkpoint_sequential
 
 from featlearn import Rows, agop_of_module, patch_agop
 from featlearn.agop.batches import parse_batch
@@ -354,6 +357,85 @@ def test_vectors_without_a_batch_axis() -> None:
         model, X = fill(OneByOne(width)), normal(n, 5)
         for name, agop in agops(model, [X]).items():
             torch.testing.assert_close(agop, layer_agop(model, [X], name)[0], rtol=1e-10, atol=1e-12)
+
+
+OTHERS: dict[str, tuple[Callable[[Any, Tensor], Tensor], tuple[int, ...]]] = {
+    "sums in place": (lambda m, x: m.c(m.a(x).add_(m.b(x)).mul_(2.0)).tanh(), (6, 5)),
+    "inputs changed after use": (lambda m, x: _changed_after_use(m, x * 1.0), (6, 5)),
+    "written into a larger tensor": (lambda m, x: _written(m, x), (6, 5)),
+    "complex numbers on the way": (lambda m, x: torch.fft.ifft(torch.fft.fft(m.a(x)) * torch.fft.fft(m.b(x))).real,
+                                   (6, 5)),
+    "checkpoints in a row": (lambda m, x: checkpoint_sequential(nn.Sequential(m.a, nn.ReLU(inplace=True), m.c), 2, x,
+                                                                use_reentrant=False).tanh(), (6, 5)),
+    "a recurrent layer between": (lambda m, x: m.c(m.r(m.a(x))[0][:, -1]).tanh(), (6, 3, 5)),
+    "outputs of one sample by many": (lambda m, x: torch.func.vmap(torch.tanh)(m.a(x)), (6, 5)),
+}  # fmt: skip
+
+
+def _changed_after_use(m: Any, x: Tensor) -> Tensor:
+    h = m.a(x)
+    x.relu_()
+    return m.c(h).tanh() + x[:, :2]
+
+
+def _written(m: Any, x: Tensor) -> Tensor:
+    table = x.new_zeros(len(x), 6)
+    table[:, :4] = m.a(x)
+    table[:, 2:5] *= 2
+    return m.c(table[:, 2:]).tanh()
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_ways_of_writing_a_forward_pass(name: str) -> None:
+    forward, shape = OTHERS[name]
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(5, 4), nn.Linear(5, 4), nn.Linear(4, 2)
+            self.r = nn.GRU(4, 4, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return forward(self, x)
+
+    model, X = fill(Model()), normal(*shape)
+    found = agops(model, X.split(4))
+    assert found
+    for layer, agop in found.items():
+        torch.testing.assert_close(agop, layer_agop(model, [X], layer)[0], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("head", [nn.Conv2d(4, 3, 2, stride=2), nn.Conv2d(4, 4, 2, groups=2)], ids=["plain", "groups"])
+def test_a_convolution_that_makes_the_outputs(head: nn.Module) -> None:
+    model, X = fill(nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(inplace=True), head)), normal(6, 2, 6, 5)
+    found = agop_of_module(model, X.split(4))
+    assert found["2"].isotropic == math.prod(model(X).shape[2:])
+    for name, layer in found.items():
+        expected = layer_agop(model, [X], name)
+        torch.testing.assert_close(layer.agop().reshape(expected.shape), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_an_attention_that_makes_the_outputs() -> None:
+    class Bare(Attention):
+        def forward(self, x: Tensor) -> Any:  # type: ignore[override]
+            return self.attention(x, x, x)
+
+    model, X = fill(Bare(batch_first=True)), normal(6, 3, 4)
+    found = agop_of_module(model, X.split(4))
+    assert found["attention.out_proj"].isotropic == 3
+    for part in ("q", "k", "v", "out_proj"):
+        expected = layer_agop(model, [X], "attention", call=lambda model, batch: model(batch)[0], part=part)[0]
+        torch.testing.assert_close(found[f"attention.{part}"].agop(), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_pruned_weights_are_measured_as_they_act() -> None:
+    model, X = fill(mlp()), normal(4, 5)
+    prune.l1_unstructured(model[0], "weight", 0.5)
+    twin = fill(mlp())
+    with torch.no_grad():
+        twin[0].weight.copy_(model[0].weight)
+    assert_equal(agops(model, [X]), agops(twin, [X]))
+    torch.testing.assert_close(agops(twin, [X])["0"], layer_agop(twin, [X], "0")[0], rtol=1e-10, atol=1e-12)
 
 
 def test_shared_weights_are_told() -> None:

@@ -88,6 +88,17 @@ class FullyShardedDataParallel(nn.Module):
         self.inner = nn.Linear(5, 2)
 
 
+class Vectorised(nn.Module):
+    """Written for one sample, run for many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.vmap(lambda row: self.inner(row).tanh())(x)
+
+
 BatchNorm = linear_and(lambda: nn.BatchNorm1d(4, track_running_stats=False))
 good = lambda: fill(mlp())  # noqa: E731
 one = [X]
@@ -178,6 +189,27 @@ TABLE: dict[str, tuple[Callable[[], Any], Any, dict[str, Any], type[FeatlearnErr
     "lazy": (lazy, one, {}, ModelError, ("lazy parameter '0.weight'", "Run the model once first")),
     "lazy, named": (lazy, one, {"layers": "0"}, ModelError, ("lazy parameter '0.weight'",)),
     "inference": (inference, one, {}, ModelError, ("'0.weight' made under torch.inference_mode", "outside")),
+    "without numbers": (
+        lambda: mlp().to("meta"),
+        one,
+        {},
+        ModelError,
+        ("'0.weight' on the meta device", "Load the weights"),
+    ),
+    "inside vmap": (
+        lambda: fill(Vectorised()),
+        one,
+        {},
+        UnmeasurableError,
+        ("measured layers 'inner'", "'inner': it ran inside torch.vmap"),
+    ),
+    "under no_grad": (
+        returns(lambda h: h),
+        one,
+        {"outputs": torch.no_grad()(lambda model, batch: model(batch))},
+        UnmeasurableError,
+        ("'inner': it ran under torch.no_grad",),
+    ),
     "sharded": (
         lambda: nn.Sequential(FullyShardedDataParallel()),
         one,

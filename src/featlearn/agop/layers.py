@@ -352,8 +352,8 @@ def unwrap(model: nn.Module) -> nn.Module:
     Raises
     ------
     ModelError
-        For what is no module, a ScriptModule, and parameters that are sharded over processes, lazy, or made under
-        ``torch.inference_mode``.
+        For what is no module, a ScriptModule, and parameters that are sharded over processes, lazy, without numbers,
+        or made under ``torch.inference_mode``.
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"Got {type(model).__name__}, but expected a torch.nn.Module. Pass the model itself.")
@@ -372,6 +372,10 @@ def unwrap(model: nn.Module) -> nn.Module:
         if torch.nn.parameter.is_lazy(parameter):
             # Skipping it would not do: the first call would draw its weights, and measuring changes nothing.
             raise ModelError(f"Got the lazy parameter {name!r}, which has no shape yet. Run the model once first.")
+        if parameter.is_meta:
+            raise ModelError(
+                f"Got the parameter {name!r} on the meta device, which holds no numbers. Load the weights."
+            )
         if parameter.is_inference():
             raise ModelError(
                 f"Got the parameter {name!r} made under torch.inference_mode, which autograd cannot use. "

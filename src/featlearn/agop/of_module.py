@@ -96,9 +96,10 @@ class ModuleAGOP:
             taps.muted.update(self.isotropic, self.skipped)
             if not outputs.requires_grad:
                 names = ", ".join(repr(layer.name) for layer in self.layers[:5])
+                reasons = "".join(f" {name!r}: {reason}." for name, reason in list(self._unseen.items())[:5])
                 raise UnmeasurableError(
-                    f"Got outputs that do not depend on the measured layers {names} through autograd. Check for "
-                    "detach() or torch.no_grad() in the model, and the layers= chosen."
+                    f"Got outputs that do not depend on the measured layers {names} through autograd.{reasons} Check "
+                    "for detach() or torch.no_grad() in the model, and the layers= chosen."
                 )
             if self.probes_used is None:
                 self.probes_used = self._choose_probes(taps, outputs, index)

@@ -208,9 +208,10 @@ class Taps:
         return hook
 
     def _tap(self, layers: list[Layer], tensor: Tensor, output: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():
+        hidden = _hidden(output)
+        if hidden:
             for layer in layers:
-                self.unseen.setdefault(layer.name, "it ran under torch.no_grad (or reentrant checkpointing)")
+                self.unseen.setdefault(layer.name, hidden)
             return output
         if self._forwarding and self.on_forward is not None:
             for layer in layers:
@@ -244,6 +245,15 @@ class Taps:
                         self.on_gradient(layer, gradient)
 
         return receive
+
+
+def _hidden(output: Tensor) -> str:
+    """Why the gradient at an output that was just made cannot be seen, or nothing."""
+    if not torch.is_grad_enabled():
+        return "it ran under torch.no_grad (or reentrant checkpointing)"
+    if torch._C._functorch.is_functorch_wrapped_tensor(output):
+        return "it ran inside torch.vmap or another transform of torch.func"
+    return ""
 
 
 def _pull(outputs: Tensor, roots: Sequence[Tensor], cotangent: Tensor, retain: bool) -> None:
