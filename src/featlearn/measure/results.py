@@ -33,6 +33,8 @@ _PLAIN = (
     *("power", "statistic", "best_power", "probe_error", "biased", "energy_share"),
     *("fact", "fact_root", "loss_nfa", "crh", "speed", "reason"),
 )
+# Fields that JSON may have turned from nan to null: always there, and there with a loss.
+_UNDEFINED_AS_NULL = ("subspace_overlap", "best_power", "fact", "fact_root", "loss_nfa")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -222,7 +224,7 @@ class LayerReport:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> LayerReport:
-        """Inverse of :meth:`to_dict`."""
+        """Inverse of :meth:`to_dict`, also through JSON, whose null stands for both ``None`` and nan."""
         values = {key: value for key, value in plain.items() if key not in ("nfa", "nfa_half")}
         values["shared_with"] = tuple(plain["shared_with"])
         values["patch_shape"] = None if plain["patch_shape"] is None else tuple(plain["patch_shape"])
@@ -233,7 +235,14 @@ class LayerReport:
         for key in ("nfm_spectrum", "agop_spectrum", "tangent_spectrum"):
             values[key] = Spectrum(np.asarray(plain[key]["values"]))
         for key in ("nfm_directions", "agop_directions"):
-            values[key] = np.asarray(plain[key], dtype=np.float64).T
+            values[key] = np.asarray(plain[key], dtype=np.float64).reshape(-1, plain["d"]).T
+        for key in _UNDEFINED_AS_NULL if plain["derivative"] is not None else _UNDEFINED_AS_NULL[:2]:
+            values[key] = NAN if plain[key] is None else plain[key]
+        for key in ("energy_share", "crh", "speed"):
+            if plain[key] is not None:
+                values[key] = {name: NAN if value is None else value for name, value in plain[key].items()}
+        if plain["biased"] and plain["probe_error"] is None:
+            values["probe_error"] = NAN
         for key in ("nfm", "agop", "tangent_kernel"):
             matrix = plain.get(key)
             values[key] = None if matrix is None else torch.tensor(matrix, dtype=torch.float64)
