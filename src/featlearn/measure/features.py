@@ -34,6 +34,7 @@ __all__ = ["MeasurementInterrupted", "Options", "measure_features", "run_measure
 Progress = bool | Callable[[int, int | None], None]
 
 DRIFT_PASSES = 32  # outputs up to which the tangent kernels are exact; as many shared probes beyond
+COLLAPSE_NUMBERS = 2**22  # last features held for the nearest-centre agreement; a p x p matrix beyond
 DRIFT_SAMPLES = 512  # samples that lazy_rich compares, the first ones: memory does not grow with the data
 
 
@@ -232,7 +233,7 @@ class _Work:
         layers = list(self.agop.layers)
         self.side = None if options.loss is None else LossSide(model, layers, options.loss, options.outputs)
         self.last = LastFeatures(list(find_layers(model)[0].values()))
-        self.collapse = CollapseAccumulator()
+        self.collapse = CollapseAccumulator(keep=COLLAPSE_NUMBERS)
         self.speed: dict[str, Any] = {}
         self.runs_reference = options.reference is not None and covers_model(options.reference, model)
         # A model handed over frozen, for inference, is asked about as if all of it were trained.
