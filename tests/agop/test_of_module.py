@@ -607,3 +607,100 @@ def test_effective_coordinates_give_the_agop() -> None:
         weight, kernel = layer.effective()
         agop = weight.mT @ kernel @ weight
         torch.testing.assert_close(agop[0] if len(agop) == 1 else agop, layer.agop(), msg=name)
+
+
+# --- the accumulator --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("probes", ["exact", 4])
+def test_batches_go_to_blocks_in_turn(probes: Any) -> None:
+    model, batches = fill(convnet()), normal(26, 2, 7, 6).split(2)
+    with guest(model):
+        measured = accumulator(model, batches, probes=probes, jackknife=True, n_batches=13)
+        kernel = measured.kernels["0"]
+        assert kernel.blocks == (10 if probes == "exact" else 5)
+        single = [accumulator(model, [b], start=i, probes=probes).kernels["0"].sums for i, b in enumerate(batches)]
+    expected = torch.zeros_like(kernel.sums)
+    for i, sums in enumerate(single):
+        expected[:, i % kernel.blocks] += sums[:, 0]
+    torch.testing.assert_close(kernel.sums, expected, rtol=1e-12, atol=1e-14)
+    assert kernel.samples.tolist() == [2 * len(range(b, 13, kernel.blocks)) for b in range(kernel.blocks)]
+
+
+class Stops(nn.Module):
+    """The backward pass of the third batch is interrupted, half-way down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.armed = mlp(), False
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.net[:2](x)
+        if self.armed:
+            h.register_hook(self._stop)
+        return self.net[2:](h)
+
+    def _stop(self, gradient: Tensor) -> None:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("probes", ["exact", 2])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_interrupted_batch_leaves_nothing_behind(
+    probes: Any, at_once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not at_once:
+        monkeypatch.setattr("featlearn.agop.of_module.BATCHED_NUMBERS", 0)
+    model, batches = fill(Stops()), normal(12, 5).split(4)
+    with guest(model):
+        expected = accumulator(model, batches[:2], probes=probes, jackknife=True, n_batches=3).finalize()
+        measured = accumulator(model, batches[:2], probes=probes, jackknife=True, n_batches=3)
+        model.armed = True
+        with pytest.raises(KeyboardInterrupt):
+            measured.add(parse_batch(batches[2], model, 2), 2)
+    found = measured.finalize()
+    assert measured.n_samples == 8
+    assert {layer.n_samples for layer in found.values()} == {8}
+    assert_equal({n: a.agop() for n, a in found.items()}, {n: a.agop() for n, a in expected.items()})
+
+
+def test_a_reference_weight_widens_the_basis() -> None:
+    model, X = fill(nn.Sequential(nn.Linear(5, 1100), nn.Tanh(), nn.Linear(1100, 3), nn.Tanh())), normal(6, 5)
+    other = fill(nn.Linear(5, 1100), seed=8).weight.detach().unsqueeze(0)
+    with guest(model):
+        plain = accumulator(model, [X], reduce_coordinates=False).kernels["0"]
+        wide = accumulator(model, [X], references={"0": other}).kernels["0"]
+    assert plain.basis is None
+    assert wide.basis.shape == (1100, 10)
+    for weight in (model[0].weight.detach(), other[0]):
+        torch.testing.assert_close(wide.basis @ (wide.basis.mT @ weight), weight, rtol=1e-10, atol=1e-12)
+        small = wide.basis.mT @ weight
+        expected = weight.mT @ plain.finalize()[0] @ weight
+        torch.testing.assert_close(small.mT @ wide.finalize()[0] @ small, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_layers_too_wide_are_left_out_or_refused_when_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("featlearn.agop.of_module.WIDEST", 5)
+    model, X = fill(mlp()), normal(4, 5)
+    assert list(agop_of_module(model, [X])) == ["0", "4"]  # the second is 6 x 7
+    with pytest.raises(UnmeasurableError, match=r"Layer '2' cannot be measured: its smaller side 6 is above 5.*Rows"):
+        agop_of_module(model, [X], layers="2")
+    assert list(agop_of_module(model, [X], layers=Rows("2", 0, 5))) == ["2[0:5]"]
+
+
+def test_accumulators_of_other_options_do_not_merge() -> None:
+    model, X = fill(mlp()), normal(4, 5)
+    with guest(model), pytest.raises(DataError, match="Got probes exact and 2, but expected the same number"):
+        accumulator(model, [X]).merge(accumulator(model, [X], probes=2))
+
+
+def test_the_number_of_backward_passes_is_that_of_the_probes_or_outputs() -> None:
+    model, walks = fill(mlp()), []
+
+    def count(module: nn.Module, args: Any, output: Tensor) -> None:
+        if output.requires_grad:
+            output.register_hook(walks.append)
+
+    model[0].register_forward_hook(count)
+    agop_of_module(model, normal(8, 5).split(4), probes=2)
+    assert len(walks) == 2 * 2

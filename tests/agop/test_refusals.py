@@ -245,6 +245,8 @@ TABLE: dict[str, tuple[Callable[[], Any], Any, dict[str, Any], type[FeatlearnErr
     "probes as a truth value": (good, one, {"probes": True}, DataError, ("Got probes=True",)),
     "unknown probes": (good, one, {"probes": "all"}, DataError, ("Got probes='all'",)),
     "probes of a stream": (good, iter(one), {"probes": "auto"}, DataError, ("without a length", "integer")),
+    "no random state": (good, one, {"random_state": None}, DataError, ("Got random_state=None", "non-negative")),
+    "negative random state": (good, one, {"random_state": -1}, DataError, ("Got random_state=-1", "integer")),
     "unknown outputs": (good, one, {"outputs": "probs"}, DataError, ("Got outputs='probs'", "'logits' or a callable")),
     "too many passes": (
         wide_outputs,

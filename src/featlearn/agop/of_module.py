@@ -17,7 +17,7 @@ from .assumptions import ONE_SAMPLE, departure, forward_is_known, refuse_mixing
 from .batches import Batch, Outputs, check_batches, check_outputs, count_batches, flat_outputs, parse_batch, raw_outputs
 from .layer_agop import LayerAGOP, PatchAGOP, patch_agop
 from .layers import Layer, Rows, find_layers, resolve_layers, unwrap
-from .probes import MAX_EXACT_PASSES, Probes, check_probes, compressed_cotangents, rademacher
+from .probes import MAX_EXACT_PASSES, Probes, check_probes, check_random_state, compressed_cotangents, rademacher
 from .taps import Tapped, Taps, guest
 
 __all__ = ["LayerAGOP", "ModuleAGOP", "PatchAGOP", "agop_of_module", "patch_agop"]
@@ -61,7 +61,7 @@ class ModuleAGOP:
     head: Layer | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self.probes = check_probes(self.probes)
+        self.probes, self.random_state = check_probes(self.probes), check_random_state(self.random_state)
         check_outputs(self.outputs)
         narrow = [layer for layer in self.layers if min(layer.weight().shape[1:]) <= WIDEST]
         for layer in self.layers:

@@ -12,7 +12,7 @@ from .._random import generator
 from ..exceptions import DataError
 from .accumulate import accumulation_dtype
 
-__all__ = ["MAX_EXACT_PASSES", "Probes", "check_probes", "compressed_cotangents", "rademacher"]
+__all__ = ["MAX_EXACT_PASSES", "Probes", "check_probes", "check_random_state", "compressed_cotangents", "rademacher"]
 
 Probes = int | Literal["exact", "auto"]
 
@@ -26,6 +26,13 @@ def check_probes(probes: Any) -> Probes:
     if isinstance(probes, str) and probes in ("exact", "auto"):
         return cast(Probes, probes)
     raise DataError(f"Got probes={probes!r}, but expected 'exact', 'auto' or an integer >= 1.")
+
+
+def check_random_state(random_state: Any) -> int:
+    """Refuse anything but a non-negative integer: the seed of every probe, the same in every process."""
+    if isinstance(random_state, (int, np.integer)) and not isinstance(random_state, bool) and random_state >= 0:
+        return int(random_state)
+    raise DataError(f"Got random_state={random_state!r}, but expected a non-negative integer.")
 
 
 def rademacher(random_state: int, batch: int, probe: int, n: int, outputs: int) -> Tensor:
