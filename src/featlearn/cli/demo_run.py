@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from .._random import generator
+from .._random import generator, preserved_rng
 from ..datasets import load_fashion_mnist
 from .demo_text import finding_text
 from .loss_loading import cross_entropy
@@ -64,17 +65,20 @@ class Finding:
 
 def small_cnn(seed: int) -> nn.Sequential:
     """Two 5 x 5 convolutions and two linear layers with ReLU, weights drawn from ``seed`` as PyTorch draws them."""
-    net = nn.Sequential()
-    net.add_module("conv1", nn.Conv2d(1, 16, 5, padding=2))
-    net.add_module("relu1", nn.ReLU())
-    net.add_module("pool1", nn.MaxPool2d(2))
-    net.add_module("conv2", nn.Conv2d(16, 32, 5, padding=2))
-    net.add_module("relu2", nn.ReLU())
-    net.add_module("pool2", nn.MaxPool2d(2))
-    net.add_module("flatten", nn.Flatten())
-    net.add_module("linear1", nn.Linear(32 * 7 * 7, 128))
-    net.add_module("relu3", nn.ReLU())
-    net.add_module("linear2", nn.Linear(128, 10))
+    with preserved_rng():
+        modules = {
+            "conv1": nn.Conv2d(1, 16, 5, padding=2),
+            "relu1": nn.ReLU(),
+            "pool1": nn.MaxPool2d(2),
+            "conv2": nn.Conv2d(16, 32, 5, padding=2),
+            "relu2": nn.ReLU(),
+            "pool2": nn.MaxPool2d(2),
+            "flatten": nn.Flatten(),
+            "linear1": nn.Linear(32 * 7 * 7, 128),
+            "relu3": nn.ReLU(),
+            "linear2": nn.Linear(128, 10),
+        }
+    net = nn.Sequential(OrderedDict(modules))
     for name, parameter in net.named_parameters():
         if parameter.ndim > 1:
             stream = generator(seed, "demo", name)
@@ -134,7 +138,8 @@ def _work(plan: Plan, advance: Advance) -> Finding:
 
     before, accuracy_before = measure_features(net, batches, random_state=plan.seed), _accuracy(net, batches)
     tracked = batches[: plan.n_tracked // MEASURED_BATCH]
-    with FeatureTracker(net, tracked, schedule="log", every=plan.steps, random_state=plan.seed) as tracker:
+    options: dict[str, Any] = {"schedule": "log", "every": plan.steps, "probes": 1, "random_state": plan.seed}
+    with FeatureTracker(net, tracked, **options) as tracker:
         for done in train(net, images, seen.labels, plan):
             tracker.step()
             advance(done, plan.steps)

@@ -14,8 +14,8 @@ __all__ = ["finding_text"]
 
 LINE = 80
 HEADER = (
-    "             before training               after training            sqrt of AGOP\n"
-    "  layer     NFA chance excess     NFA chance      excess                excess"
+    "             before training               after training           sqrt of AGOP\n"
+    "  layer     NFA chance excess     NFA chance          excess          excess"
 )
 
 
@@ -44,7 +44,7 @@ def finding_text(found: Finding) -> str:
 
 def _row(name: str, before: Mapping[str, Any], now: Mapping[str, Any], half: Mapping[str, Any]) -> str:
     then = f"{before['value']:6.3f} {before['null']:6.3f} {before['excess']:+6.2f}"
-    return f"  {name:<8}{then}  {now['value']:6.3f} {now['null']:6.3f}  {_with_error(now)}   {_with_error(half)}"
+    return f"  {name:<8}{then}  {now['value']:6.3f} {now['null']:6.3f}  {_with_error(now)}  {_with_error(half)}"
 
 
 def _with_error(nfa: Mapping[str, Any]) -> str:

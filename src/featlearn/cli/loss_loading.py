@@ -97,6 +97,5 @@ def _callable(spec: str, option: str) -> Any:
 
 def _require(targets: Any, name: str) -> Tensor:
     if not isinstance(targets, Tensor):
-        got = "data without labels" if targets is None else f"targets of type {type(targets).__name__}"
-        raise DataError(f"Got {got}, but --loss {name} needs one target a sample. Add them, or leave out --loss.")
+        raise DataError(f"Got targets of type {type(targets).__name__}, but --loss {name} expects a tensor of them.")
     return targets

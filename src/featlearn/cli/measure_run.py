@@ -18,7 +18,7 @@ from .loss_loading import load_loss, load_outputs
 from .object_loading import blame
 from .output_files import ReportFiles
 from .progress import progress_bar
-from .tables import console_for, print_report
+from .tables import print_report
 
 __all__ = ["measure_data", "measure_options", "print_outcome"]
 
@@ -102,10 +102,10 @@ def print_outcome(report: dict[str, Any], files: ReportFiles, written: list[Path
         kept = f" The report of the {done} samples measured until then is in {names}." if names else ""
         typer.echo(f"featlearn: interrupted.{kept}", err=True)
     if not quiet:
-        console = console_for(sys.stderr if files.to_stdout else sys.stdout)
-        print_report(report, console)
+        stream = sys.stderr if files.to_stdout else sys.stdout
+        print_report(report, stream)
         if names and complete:
-            console.print(f"Wrote {names}.", markup=False)
+            typer.echo(f"Wrote {names}.", file=stream)
 
 
 def _raised_by_model(problem: Exception) -> bool:

@@ -45,8 +45,8 @@ def load_model(spec: str, arguments: str | None, seed: int, device: torch.device
     arguments : str or None
         JSON object of keyword arguments of the factory.
     seed : int
-        A factory that draws its weights from torch's global generator draws the same ones for the same seed; the
-        generator is given back as it was.
+        Weights drawn from torch's global generator are the same ones for the same seed; the generator is given back as
+        it was.
     device : torch.device
         Where the model goes.
 
@@ -58,23 +58,19 @@ def load_model(spec: str, arguments: str | None, seed: int, device: torch.device
         The model cannot be found, made or moved.
     """
     keywords = _parse_arguments(arguments)
-    found = load_object(spec, "MODEL", ModelError)
-    if isinstance(found, nn.Module):
-        if arguments is not None:
+    with preserved_rng():
+        torch.set_rng_state(generator(seed, "model").get_state())
+        model = load_object(spec, "MODEL", ModelError)
+        if isinstance(model, nn.Module) and arguments is not None:
             raise typer.BadParameter(f"Got --model-args, but MODEL {spec!r} is a module already: it is not called.")
-        model = found
-    elif callable(found):
-        with preserved_rng():
-            torch.set_rng_state(generator(seed, "model").get_state())
+        if callable(model) and not isinstance(model, nn.Module):
             try:
-                model = found(**keywords)
+                model = model(**keywords)
             except Exception as problem:
                 raise ModelError(
                     f"Got MODEL {spec!r}, but calling it with {keywords or 'no arguments'} failed: {blame(problem)}. "
                     "Pass what it needs as --model-args '{\"name\": value}'."
                 ) from problem
-    else:
-        raise ModelError(f"Got MODEL {spec!r}, a {type(found).__name__}, but expected a module or a factory of one.")
     if not isinstance(model, nn.Module):
         raise ModelError(f"Got a {type(model).__name__} from MODEL {spec!r}, but expected a torch.nn.Module.")
     try:

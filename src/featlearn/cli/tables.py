@@ -3,59 +3,63 @@
 from __future__ import annotations
 
 import math
+import shutil
+import textwrap
 from collections.abc import Mapping
 from typing import IO, Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+import typer
 
-__all__ = ["console_for", "count", "layer_table", "print_report", "summary_lines"]
+__all__ = ["count", "layer_table", "print_report", "summary_lines"]
 
-ROOMY = 116  # columns of a terminal from which rank, best power and the excess at power 1/2 are shown too
-UNLIMITED = 10_000
+UNLIMITED = 10_000  # columns of a file or a pipe
+SHORTEST, LONGEST = 8, 32  # columns that names of layers have at least, and at most
 
 
-def console_for(stream: IO[str]) -> Console:
-    """Console on a stream; a file or a pipe gets no colour, and lines as long as they are."""
-    return Console(file=stream, highlight=False, width=None if stream.isatty() else UNLIMITED)
+def print_report(report: Mapping[str, Any], stream: IO[str]) -> None:
+    """Print the table and the summary of ``FeatureReport.to_dict()``, as wide as the terminal allows."""
+    width = shutil.get_terminal_size().columns if stream.isatty() else UNLIMITED
+    text = [*layer_table(report, width), "", *(textwrap.fill(line, width) for line in summary_lines(report))]
+    typer.echo("\n".join(text), file=stream)
 
 
-def print_report(report: Mapping[str, Any], console: Console) -> None:
-    """Print the table and the summary of ``FeatureReport.to_dict()``."""
-    console.print(layer_table(report, roomy=console.width >= ROOMY))
-    for line in summary_lines(report):
-        console.print(Text(line))
+def layer_table(report: Mapping[str, Any], width: int = UNLIMITED) -> list[str]:
+    """Lines of a table of the layers in the order in which they ran.
 
-
-def layer_table(report: Mapping[str, Any], roomy: bool = True) -> Table:
-    """Rows of layers in the order in which they ran.
-
-    A star marks an excess of more than two standard errors above zero; a trivial layer (the ansatz holds by definition)
-    is dim and has no excess.
+    A star marks the layers above chance; a trivial layer (the ansatz holds by definition) has no excess. Where the
+    width does not allow all columns, the last ones are left out; a name that is too long takes a line of its own.
     """
     layers = list(report["layers"].values())
     starred = report["summary"]["above_chance"]
-    columns: dict[str, list[str]] = {
+    columns = {
         "k x d": [_size(layer) for layer in layers],
         "NFA": [_value(layer["nfa"]) for layer in layers],
         "null": [_unless_trivial(layer, _number(layer["nfa"]["null"], 3)) for layer in layers],
-        "excess": [_unless_trivial(layer, _excess(layer["nfa"])) for layer in layers],
-        "": ["*" if layer["name"] in starred else "" for layer in layers],
+        "excess  ": [
+            _unless_trivial(layer, _excess(layer["nfa"])) + (" *" if layer["name"] in starred else "  ")
+            for layer in layers
+        ],
     }
-    if any(layer["centered"] is not None for layer in layers):
-        columns["centred"] = ["-" if layer["centered"] is None else _value(layer["centered"]) for layer in layers]
-    if roomy:
-        columns["excess at 1/2"] = [_unless_trivial(layer, _excess(layer["nfa_half"])) for layer in layers]
-        columns["best power"] = [_unless_trivial(layer, _number(layer["best_power"], 2)) for layer in layers]
-        columns["rank AGOP"] = [_number(layer["agop_spectrum"]["effective_rank"], 1) for layer in layers]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("layer", overflow="fold", min_width=8)
-    for header in columns:
-        table.add_column(header, justify="right", no_wrap=True)
-    for layer, *cells in zip(layers, *columns.values(), strict=True):
-        table.add_row(*map(Text, (layer["name"], *cells)), style="dim" if layer["trivial"] else None)
+    optional = {
+        "centred": ["-" if layer["centered"] is None else _value(layer["centered"]) for layer in layers],
+        "excess at 1/2": [_unless_trivial(layer, _excess(layer["nfa_half"])) for layer in layers],
+        "best power": [_unless_trivial(layer, _number(layer["best_power"], 2)) for layer in layers],
+        "rank AGOP": [_number(layer["agop_spectrum"]["effective_rank"], 1) for layer in layers],
+    }
+    if all(layer["centered"] is None for layer in layers):
+        del optional["centred"]
+    blocks = [_block(header, cells) for header, cells in columns.items()]
+    longest = max(SHORTEST, min(LONGEST, max(len(layer["name"]) for layer in layers)))
+    for header, cells in optional.items():
+        block = _block(header, cells)
+        if longest + sum(len(lines[0]) for lines in [*blocks, block]) <= width:
+            blocks.append(block)
+    room = max(SHORTEST, min(longest, width - sum(len(lines[0]) for lines in blocks)))
+    head, *rows = ("".join(cells).rstrip() for cells in zip(*blocks, strict=True))
+    table = ["layer".ljust(room) + head, "-" * (room + sum(len(lines[0]) for lines in blocks))]
+    for layer, row in zip(layers, rows, strict=True):
+        name = layer["name"]
+        table += [name.ljust(room) + row] if len(name) <= room else [name, " " * room + row]
     return table
 
 
@@ -74,9 +78,7 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     trivial = [name for name, layer in layers.items() if layer["trivial"]]
     if trivial:
         lines.append(f"Left out of this count: {', '.join(trivial)}, where the ansatz holds by definition.")
-    lines += [
-        f"{name}: {layer['reason']}" for name, layer in layers.items() if layer["reason"] and not layer["trivial"]
-    ]
+    lines += [f"{name}: {layer['reason']}" for name, layer in layers.items() if layer["reason"] and name not in trivial]
     lines += [f"Skipped {name}: {reason}" for name, reason in report["skipped"].items()]
     return [*lines, _cost_line(about)]
 
@@ -94,6 +96,12 @@ def _cost_line(about: Mapping[str, Any]) -> str:
         f"{count(about['n_samples'], 'sample')} in {count(about['n_batches'], 'batch')}, {how}, "
         f"{count(about['backward_passes'], 'backward pass')}, {about['seconds']:.1f} s on {about['device']}."
     )
+
+
+def _block(header: str, cells: list[str]) -> list[str]:
+    """A column, right-justified, with two blanks before it."""
+    width = 2 + max(map(len, [header, *cells]))
+    return [text.rjust(width) for text in (header, *cells)]
 
 
 def _size(layer: Mapping[str, Any]) -> str:

@@ -1,0 +1,48 @@
+"""``--help`` answers at once: it loads nothing that computes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "numpy", "pandas", "scipy", "sklearn", "matplotlib", "jinja2", "numba", "PIL", "rich", "safetensors")
+ASK = """
+import json, sys
+from featlearn.cli import main
+code = main(sys.argv[1:])
+print(json.dumps({"code": code, "loaded": sorted(sys.modules)}))
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["measure", "--help"], ["demo", "-h"], ["doctor", "--help"], ["--version"], []],
+    ids=" ".join,
+)
+def test_help_imports_neither_torch_nor_anything_else_that_is_slow(arguments) -> None:
+    done = subprocess.run([sys.executable, "-c", ASK, *arguments], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["code"] == (0 if arguments else 2)
+    assert not set(HEAVY) & set(found["loaded"])
+
+
+def test_help_of_measure_names_every_option_of_the_specification(featlearn) -> None:
+    outcome = featlearn("measure", "--help")
+    options = (
+        "--data --weights --reference --layers --outputs --loss --probes --power --statistic --n --batch-size --seed "
+        "--device --image-size --mean --std --html --json --quiet --model-args --allow-partial --traceback"
+    )
+    assert outcome.code == 0
+    assert [option for option in options.split() if option not in outcome.out] == []
+
+
+def test_help_and_version(featlearn) -> None:
+    from featlearn import __version__
+
+    outcome = featlearn("--help")
+    assert [name for name in ("measure", "demo", "doctor") if name not in outcome.out] == []
+    assert "..." not in outcome.out.split("Commands:")[1]  # no summary is cut
+    assert featlearn("--version").out == f"featlearn {__version__}\n"
