@@ -95,6 +95,7 @@ SHAPES = [
     Shape(2, 6, 8, rank=3),
     Shape(1, 8, 11, dead=3),
     Shape(1, 12, 5, dead=2),
+    Shape(1, 8, 6, dead=5),
     Shape(3, 5, 6, dead=1),
     Shape(1, 9, 13, gradients=1),  # K of lower rank than W
 ]

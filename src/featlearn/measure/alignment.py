@@ -228,8 +228,11 @@ def align_at_power_one(
     of_weight, of_kernel = _scale(weight), _scale(blocks)
     weight, blocks = weight / of_weight, blocks / of_kernel
     alive = weight.any(-1)
-    if not bool(alive.all()):  # a row of zeros is outside the column space of W, whatever gradient its bias has
-        blocks = blocks * (alive.unsqueeze(-1) & alive.unsqueeze(-2))
+    # A row of zeros is outside the column space of W, whatever gradient its bias has.
+    if bool(alive.any()) and not bool(alive.all()):
+        kept = alive.any(0)  # in some group
+        weight, alive = weight[:, kept], alive[:, kept]
+        blocks = blocks[..., kept, :][..., kept] * (alive.unsqueeze(-1) & alive.unsqueeze(-2))
     if weight.shape[2] < weight.shape[1]:
         basis, weight = torch.linalg.qr(weight)
         blocks = basis.mT @ blocks @ basis
