@@ -179,7 +179,7 @@ def test_with_spectra_there_are_spectra_and_powers() -> None:
         assert math.isnan(found[name].nfa_half.null)  # takes draws
 
 
-KINDS = ("convnet", "conv2d_grouped", "conv1d_depthwise", "tied", "encoder", "lora", "weight_norm")
+KINDS = ("convnet", "conv2d_grouped", "conv2d_depthwise", "conv1d_depthwise", "tied", "encoder", "lora", "weight_norm")
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -193,9 +193,10 @@ def test_every_kind_of_layer_is_tracked_as_it_is_measured(name: str) -> None:
     assert list(found) == list(full)
     for layer in full.layers.values():
         for key in ("nfa", "nfa_excess", "nfa_standard_error"):
-            expected = getattr(layer, key)
-            mine = getattr(found[layer.name], key)
-            assert mine == pytest.approx(expected, rel=1e-7, abs=1e-9, nan_ok=True) or math.isnan(mine), key
+            expected, mine = getattr(layer, key), getattr(found[layer.name], key)
+            if key == "nfa_excess" and "rank of the weight" in (found[layer.name].reason or ""):
+                continue  # only a decomposition tells the rank, and the tracker makes none
+            assert mine == pytest.approx(expected, rel=1e-7, abs=1e-9, nan_ok=True), key
 
 
 @pytest.mark.parametrize("dead", [0, 3])
