@@ -348,8 +348,10 @@ class ModuleAGOP:
             return
         ran = all_gather((self.calls, self.positions, list(self.kernels)), self.group)
         # A layer that ran on some ranks only takes part on all of them; in rank order, so that all ranks agree.
-        self.calls = {name: count for calls, _, _ in reversed(ran) for name, count in calls.items()}
-        self.positions = {name: count for _, positions, _ in reversed(ran) for name, count in positions.items()}
+        self.calls, self.positions = {}, {}
+        for calls, positions, _ in ran:
+            self.calls |= {name: count for name, count in calls.items() if name not in self.calls}
+            self.positions |= {name: count for name, count in positions.items() if name not in self.positions}
         for layer in self.layers:
             if any(layer.name in kernels for _, _, kernels in ran):
                 kernel = self._kernel(layer, layer.weight())
