@@ -72,6 +72,23 @@ def test_an_interrupted_demo_leaves_nothing(featlearn, folder, monkeypatch) -> N
     assert not (folder / "shown").exists()
 
 
+def test_one_thread_computes_and_the_others_come_back(featlearn, monkeypatch) -> None:
+    seen = []
+
+    def interrupted(plan, advance):
+        seen.append(torch.get_num_threads())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("featlearn.cli.demo_run._work", interrupted)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        featlearn("demo")
+        assert (seen, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_the_network_learns() -> None:
     from featlearn.datasets import load_fashion_mnist
 

@@ -6,7 +6,6 @@ load inside the body of a command, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -75,10 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return int(app(args=given, prog_name="featlearn", standalone_mode=False, obj=given) or 0)
         except KeyboardInterrupt:
             return INTERRUPTED
-        except BrokenPipeError:
-            # The reader (head, less) has gone: nobody is left to tell, and the interpreter's own flush must not fail.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return UNEXPECTED
         except Exception as error:
             return _report(error, show_traceback="--traceback" in given)
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,7 +110,7 @@ def run(plan: Plan, out: Path, quiet: bool, arguments: Sequence[str]) -> int:
     if out.is_file():
         raise typer.BadParameter(f"Got --out {out}, which is a file, but expected a folder.")
     check_writable(out / "report.html" if out.is_dir() else out, "--out")
-    with progress_bar("Training and measuring", "steps", quiet) as advance:
+    with _one_thread(), progress_bar("Training and measuring", "steps", quiet) as advance:
         found = _work(plan, advance)
     found.after["provenance"] |= {
         "data": f"Fashion-MNIST (subset), {plan.n_test:,} test images",
@@ -123,6 +124,17 @@ def run(plan: Plan, out: Path, quiet: bool, arguments: Sequence[str]) -> int:
     typer.echo(finding_text(found))
     typer.echo(f"\nThe report: {written[0]}\nIts numbers: {written[1]}")
     return 0
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """More threads gain nothing on a network this small, lose much on busy cores, and make sums depend on them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _work(plan: Plan, advance: Advance) -> Finding:
