@@ -232,6 +232,8 @@ def _loss_side(layer: Layer, weight: Tensor, factors: Factors | None, evidence: 
         why = "its weight is made on the fly, so FACT and the derivative ansatz have no weight gradient"
         undefined = Alignment(1.0, statistic, NAN, reason=why)
         return LossFields(undefined, NAN, NAN, in_gw.value, crh, (*reasons, why))
+    if not bool(gradient.any()):
+        reasons = (*reasons, "the loss does not depend on it, so its loss-side measures are undefined")
     own = factorise(gradient) if style.spectra else None
     derivative = _align(layer, gradient, own, evidence, style, (1.0,), (statistic,), "derivative")
     root = align(factors, TangentKernel.of_matrix(gradient @ gradient.mT), powers=(0.5,))

@@ -147,8 +147,12 @@ class LossSide:
             value = self._value(outputs, batch)
             weights = {layer.name: layer.parameter() for layer in self.layers if layer.rule is not LORA}
             distinct = {id(weight): weight for weight in weights.values() if weight.requires_grad}
-            found = torch.autograd.grad(value, list(distinct.values()), allow_unused=True)
-        gradients = dict(zip(distinct, found, strict=True))
+            # The walk must pass the outputs of layers whose weight is made on the fly, or has no gradient, too.
+            made = [layer.module for layer in self.layers if not layer.parameter().is_leaf]
+            below = {id(p): p for module in made for p in module.parameters() if p.requires_grad}
+            ends = [*distinct.values(), *below.values(), *taps.roots()]
+            found = torch.autograd.grad(value, ends, allow_unused=True)
+        gradients = dict(zip(distinct, found, strict=False))
         for layer in self.layers:
             gradient = gradients.get(id(weights.get(layer.name)))
             if gradient is not None:
