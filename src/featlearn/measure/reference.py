@@ -14,7 +14,9 @@ from ..agop.accumulate import accumulation_dtype
 from ..agop.layers import LORA, Layer, find_layers, lora_reference, unwrap
 from ..exceptions import ModelError
 
-__all__ = ["covers_model", "describe_reference", "reference_weights"]
+__all__ = ["closest_names", "covers_model", "describe_reference", "named_weights", "reference_weights"]
+
+PREFIXES = ("module.", "_orig_mod.")  # what data-parallel and compiled wrappers put before every key
 
 
 def reference_weights(reference: Any, layers: Sequence[Layer]) -> dict[str, Tensor]:
@@ -39,9 +41,7 @@ def reference_weights(reference: Any, layers: Sequence[Layer]) -> dict[str, Tens
     if isinstance(reference, nn.Module):
         others, _ = find_layers(unwrap(reference))
         return {layer.name: _of_module(layer, others) for layer in layers}
-    if not isinstance(reference, Mapping):
-        raise ModelError(f"Got reference={type(reference).__name__}, but expected a module, state_dict or mapping.")
-    state = _unwrapped(reference)
+    state = named_weights(reference)
     return {layer.name: _of_state(layer, state) for layer in layers}
 
 
@@ -50,7 +50,7 @@ def _of_module(layer: Layer, others: Mapping[str, Layer]) -> Tensor:
     if name not in others:
         raise ModelError(
             f"Got a reference without the layer {name!r}, but expected the measured model's architecture. "
-            f"The closest are {_closest(name, others)}."
+            f"The closest are {closest_names(name, others)}."
         )
     other = others[name]
     weight = layer.matrix(other.parameter().detach())
@@ -72,7 +72,7 @@ def _of_state(layer: Layer, state: Mapping[str, Any]) -> Tensor:
         if prefix + key not in state:
             raise ModelError(
                 f"Got a reference without {prefix + key!r}, but expected every measured weight. "
-                f"The closest keys are {_closest(prefix + key, state)}."
+                f"The closest keys are {closest_names(prefix + key, state)}."
             )
         _check_shape(layer, state[prefix + key], own[key])
     if holder is not None:
@@ -96,15 +96,30 @@ def _wide(weight: Tensor) -> Tensor:
     return weight.to(accumulation_dtype(weight.dtype))
 
 
-def _closest(name: str, available: Mapping[str, Any]) -> str:
+def closest_names(name: str, available: Mapping[str, Any]) -> str:
+    """The three names that resemble one most, for an error message."""
     return ", ".join(map(repr, difflib.get_close_matches(name, available, n=3, cutoff=0.0))) or "none: it is empty"
 
 
-def _unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys without the prefix that data-parallel wrappers put before every one."""
-    if state and all(key.startswith("module.") for key in state):
-        return {key.removeprefix("module."): value for key, value in state.items()}
-    return dict(state)
+def named_weights(reference: Any) -> dict[str, Any]:
+    """Tensors of a module, a state_dict or a mapping by name, without the prefixes that wrappers put before every key.
+
+    Raises
+    ------
+    ModelError
+        For anything else.
+    """
+    if isinstance(reference, nn.Module):
+        return dict(unwrap(reference).state_dict())
+    if not isinstance(reference, Mapping):
+        raise ModelError(
+            f"Got reference={type(reference).__name__}, but expected a module, its state_dict or weights by name."
+        )
+    state = dict(reference)
+    for prefix in PREFIXES:
+        if state and all(str(key).startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
 
 
 def covers_model(reference: Any, model: nn.Module) -> bool:
@@ -113,7 +128,8 @@ def covers_model(reference: Any, model: nn.Module) -> bool:
         return True
     if not isinstance(reference, Mapping):
         return False
-    return {key for key in model.state_dict() if not key.endswith("num_batches_tracked")} <= set(_unwrapped(reference))
+    needed = {key for key in model.state_dict() if not key.endswith("num_batches_tracked")}
+    return needed <= set(named_weights(reference))
 
 
 def describe_reference(reference: Any) -> str | None:

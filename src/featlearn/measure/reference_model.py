@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..agop.layers import Layer, unwrap
+from ..agop.layers import Layer
 from ..exceptions import FeatlearnWarning, ModelError
+from .reference import closest_names, named_weights
 
 __all__ = ["reference_model", "reference_state", "twin_layers"]
-
-_PREFIXES = ("module.", "_orig_mod.")  # what data-parallel and compiled wrappers put before every key
 
 
 def reference_state(model: nn.Module, reference: Any) -> dict[str, Any]:
@@ -42,7 +40,7 @@ def reference_state(model: nn.Module, reference: Any) -> dict[str, Any]:
     FeatlearnWarning
         Buffers (running statistics) that the reference lacks; those of the model stay.
     """
-    state = _state(reference)
+    state = named_weights(reference)
     own = model.state_dict()
     values = {key: state[key] for key in own if key in state}
     _fill_tied(model, values)
@@ -53,7 +51,7 @@ def reference_state(model: nn.Module, reference: Any) -> dict[str, Any]:
         elif key in parameters:
             raise ModelError(
                 f"Got a reference without {key!r}, but running the model at the reference needs every parameter. "
-                f"The closest keys are {_closest(key, state)}."
+                f"The closest keys are {closest_names(key, state)}."
             )
     buffers = [key for key in own if key not in values and not key.endswith("num_batches_tracked")]
     if buffers:
@@ -95,20 +93,6 @@ def twin_layers(layers: Sequence[Layer], other: nn.Module) -> list[Layer]:
     return [replace(layer, module=other.get_submodule(layer.module_name)) for layer in layers]
 
 
-def _state(reference: Any) -> dict[str, Any]:
-    if isinstance(reference, nn.Module):
-        return unwrap(reference).state_dict()
-    if not isinstance(reference, Mapping):
-        raise ModelError(
-            f"Got reference={type(reference).__name__}, but expected a module, its state_dict or weights by name."
-        )
-    state = dict(reference)
-    for prefix in _PREFIXES:
-        if state and all(str(key).startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state
-
-
 def _fill_tied(model: nn.Module, values: dict[str, Any]) -> None:
     """A parameter with several names may be given under any of them."""
     names: dict[int, list[str]] = {}
@@ -129,7 +113,3 @@ def _check(key: str, got: Any, expected: Any) -> None:
         raise ModelError(f"Got {key!r} of shape {shape} in the reference, but expected {tuple(expected.shape)}.")
     if not bool(got.isfinite().all()):
         raise ModelError(f"Got {key!r} in the reference with NaN or infinity, but expected finite weights.")
-
-
-def _closest(name: str, available: Mapping[str, Any]) -> str:
-    return ", ".join(map(repr, difflib.get_close_matches(name, available, n=3, cutoff=0.0))) or "none: it is empty"
