@@ -236,6 +236,17 @@ def test_power_one_alone_knows_no_scale_in_single_precision(of_weight: float, of
     assert found.norms == pytest.approx([n * scale for n, scale in zip(exact.norms, scales, strict=True)], rel=1e-5)
 
 
+def test_the_rank_of_a_change_in_single_precision_is_told() -> None:
+    """Weight changes have singular values over four orders of magnitude, and their squares over eight."""
+    draw = torch.Generator().manual_seed(0)
+    left, right = (torch.linalg.qr(torch.randn(30, 30, generator=draw, dtype=torch.float64)).Q for _ in range(2))
+    D = (left * torch.logspace(0, -4, 30, dtype=torch.float64) @ right).unsqueeze(0).float()
+    kernel = accumulated(Shape(1, 30, 30).rows().float(), 1)
+    found, exact = align_at_power_one(D, kernel), align(factorise(D), kernel, powers=(1.0,))
+    for statistic in STATISTICS:
+        assert found.at(1.0, statistic).null == pytest.approx(exact.at(1.0, statistic).null, rel=1e-4)
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
