@@ -200,6 +200,25 @@ def test_too_few_probes_make_the_value_nan_with_a_reason() -> None:
         assert "too few samples or probes" in entry.reason
 
 
+def test_values_that_no_correlation_has_are_nan_with_a_reason() -> None:
+    """Two halves that hardly agree: their product is small, and the correlation that follows is 3."""
+    W = torch.eye(2, dtype=torch.float64)
+    apart = torch.tensor([[[1.0, 0.1], [0.1, 1.0]]], dtype=torch.float64)
+    result = align(factorise(W.unsqueeze(0)), kernel_of(apart, 2, 1), powers=(1.0,), probed=True)
+    assert float(power_one(W, kernel_of(apart, 2, 1)).values(4, "cosine")[0]) > 3
+    assert math.isnan(result.at(1.0, "cosine").value)
+    assert "too few samples or probes" in result.at(1.0, "cosine").reason
+
+
+def test_a_constant_matrix_is_no_matter_of_probes() -> None:
+    """With one input no Pearson correlation exists, however many probes there are."""
+    W, jacobians = population(30, d=1)
+    kernel = kernel_of(probed(jacobians, 4, torch.Generator().manual_seed(0)), 2, 5)
+    result = align(factorise(W.unsqueeze(0)), kernel, powers=(1.0,), probed=True)
+    assert "no variance" in result.at(1.0, "pearson").reason
+    assert result.at(1.0, "cosine").value == pytest.approx(1, abs=0.05)
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 

@@ -271,10 +271,9 @@ def _at_power_one(entry: Alignment, weight: Weight, power_one: PowerOne) -> Alig
     if bool((weight.ranks >= 0).all()):
         null = closed_form_null(weight, *power_one.kernel_traces(), entry.statistic)
     entry = _with_error(replace(entry, null=null, biased=power_one.biased), float(values[0]), values[1:])
-    if math.isnan(entry.value) and power_one.exhausted:
-        return replace(
-            entry, reason="too few samples or probes: the estimated square of the AGOP's norm is not positive"
-        )
+    if power_one.says_nothing(entry.value, weight.size, entry.statistic):
+        nothing = replace(entry, value=NAN, standard_error=NAN, interval=(NAN, NAN))
+        return replace(nothing, reason="too few samples or probes: the AGOP's norm cannot be told from their noise")
     return _explained(entry, weight.ranks)
 
 

@@ -346,8 +346,8 @@ class _Work:
         short = [n for n, layer in layers.items() if "too few samples or probes" in (layer.reason or "")]
         if short:
             self.complaints.append(
-                f"Got too few samples or probes for {', '.join(short)}: the estimated norm of the AGOP is not "
-                "positive. Pass more samples, or more probes."
+                f"Got too few samples or probes for {', '.join(short)}: the norm of the AGOP cannot be told from "
+                "their noise. Pass more samples, or more probes."
             )
 
     def _lazy_rich(self) -> LazyRich | None:

@@ -19,6 +19,7 @@ from .coordinates import Weight, combine
 __all__ = ["PowerOne", "jackknife", "student_interval"]
 
 NAN = float("nan")
+IMPOSSIBLE = 1.1  # debiased correlations may exceed 1 by their noise; beyond this the noise is all there is
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +42,6 @@ class PowerOne:
         Relative Frobenius error of the AGOP, from two halves of the probes; nan with fewer than two probes.
     biased : bool
         One probe and one block: the value is a plug-in.
-    exhausted : bool
-        A debiased norm is not positive: too few samples or probes.
     """
 
     inner: Tensor
@@ -56,10 +55,10 @@ class PowerOne:
     probe_error: float
     biased: bool
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether the debiased norm of the whole is not positive."""
-        return not bool(self.norm[0] > 0)
+    def says_nothing(self, value: float, size: int, statistic: str) -> bool:
+        """Whether a debiased correlation is undefined, or above what any correlation is by more than a little noise."""
+        constant = statistic == "pearson" and not bool(self.norm_f - self.entries_f**2 / size > 1e-12 * self.norm_f)
+        return self.weighting.probed and not constant and not value < IMPOSSIBLE
 
     def kernel_traces(self) -> tuple[Tensor, Tensor]:
         """``tr K_r`` and ``tr K_r^2`` (debiased) of the whole, both (groups,)."""
