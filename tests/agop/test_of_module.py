@@ -704,3 +704,19 @@ def test_the_number_of_backward_passes_is_that_of_the_probes_or_outputs() -> Non
     model[0].register_forward_hook(count)
     agop_of_module(model, normal(8, 5).split(4), probes=2)
     assert len(walks) == 2 * 2
+
+
+def test_layers_that_need_no_kernel_have_none() -> None:
+    """The last layer would need C x C numbers, and a layer left out would need some for nothing."""
+
+    class Own(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2.0 * super().forward(x)
+
+    model = fill(nn.Sequential(Own(5, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3)))
+    for probes in ("exact", 2):
+        with guest(model):
+            measured = accumulator(model, [normal(4, 5)], probes=probes)
+        assert set(measured.kernels) == {"2"}
+        assert set(measured.skipped) == {"0"}
+        assert set(measured.isotropic) == {"4"}
