@@ -15,7 +15,16 @@ from cases import CASES, Case, LoRA, Tied, convnet, fill, integers, mlp, normal
 from reference import cosine, feature_matrix, layer_agop, pearson, power
 from torch import Tensor, nn
 
-from featlearn import FeatureReport, Rows, kernel_drift, lazy_rich, measure_features, neural_collapse
+from featlearn import (
+    FeatureReport,
+    FeatureTracker,
+    Rows,
+    canonical_relations,
+    kernel_drift,
+    lazy_rich,
+    measure_features,
+    neural_collapse,
+)
 from featlearn.agop.layers import find_layers
 from featlearn.agop.of_module import ModuleAGOP
 from featlearn.exceptions import FeatlearnWarning
@@ -265,6 +274,27 @@ def test_half_precision_weights_are_taken_as_they_are() -> None:
         np.testing.assert_allclose(half[name].nfm_spectrum.values, same[name].nfm_spectrum.values, rtol=1e-9)
         assert half[name].nfa == pytest.approx(same[name].nfa, abs=0.02)
         assert half[name].nfa_excess == pytest.approx(same[name].nfa_excess, abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["mlp_labelled", "convnet"])
+def test_the_callers_autocast_is_for_the_model_alone(name: str) -> None:
+    """Activations are in half precision then; what is made of weights alone is not."""
+    case = CASES[name]
+    model = case.model().float()
+    outside = quiet(model, case.batches(), loss=cross_entropy)
+    relations = canonical_relations(model, case.batches(), cross_entropy, normalize=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = quiet(model, case.batches(), loss=cross_entropy)
+        tracked = FeatureTracker(model, case.batches()).history[0][1]
+        inside_relations = canonical_relations(model, case.batches(), cross_entropy, normalize=True)
+    for layer, other in zip(outside.layers.values(), inside.layers.values(), strict=True):
+        torch.testing.assert_close(other.nfm, layer.nfm)
+        torch.testing.assert_close(other.agop, layer.agop, rtol=2e-2, atol=2e-2 * float(layer.agop.abs().max()))
+        assert other.agop.dtype == torch.float32
+        assert other.nfa == pytest.approx(layer.nfa, abs=0.02)
+        assert other.fact == pytest.approx(layer.fact, abs=0.05)
+        assert tracked[layer.name].nfa == pytest.approx(other.nfa, abs=1e-4)
+        assert inside_relations.layers[layer.name] == pytest.approx(relations.layers[layer.name], abs=0.05)
 
 
 @pytest.mark.parametrize("n", [8, 60])

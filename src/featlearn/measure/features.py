@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..agop.batches import Batch, Outputs, check_batches, count_batches, parse_batch
@@ -282,9 +283,14 @@ class _Work:
         self.labelled = class_labels(batch.targets) is not None
         if self.options.loss is not None:
             layers = [layer for layer in self.agop.layers if layer.name in self.agop.calls]
-            self.speed = speed_of_layers(
-                self.model, layers, batch, self.options.loss, self.options.outputs, trainable=self.trainable
-            )
+            with self._in_full_precision():  # forward-mode derivatives do not know every operation under autocast
+                self.speed = speed_of_layers(
+                    self.model, layers, batch, self.options.loss, self.options.outputs, trainable=self.trainable
+                )
+
+    def _in_full_precision(self) -> torch.autocast:
+        """Without the caller's autocast."""
+        return torch.autocast(next(iter(self.model.parameters())).device.type, enabled=False)
 
     # --- results ------------------------------------------------------------------------------------------------------
 
@@ -312,7 +318,8 @@ class _Work:
             spectra=options.spectra or options.power != 1,
         )
         by_name = {layer.name: layer for layer in self.agop.layers}
-        layers = {name: report_layer(by_name[name], self._evidence(name), style) for name in found}
+        with self._in_full_precision():
+            layers = {name: report_layer(by_name[name], self._evidence(name), style) for name in found}
         self._complain(layers)
         parts: dict[str, Any] = {
             "lazy_rich": broadcast_from_first(self._lazy_rich(), options.group),

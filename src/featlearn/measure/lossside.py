@@ -132,7 +132,8 @@ class LossSide:
             self._moment(layer, "g", layer.weight().shape[1], rows).add(rows)
             if self.normalize or self.center:
                 weight = layer.weight().to(rows)
-                pulled = weight.mT @ rows.unflatten(1, (len(weight), -1))
+                with torch.autocast(rows.device.type, enabled=False):  # the caller's would give half precision
+                    pulled = weight.mT @ rows.unflatten(1, (len(weight), -1))
                 self._moment(layer, "Wg", weight.shape[2], rows).add(pulled.flatten(1, 2))
 
         calls: list[tuple[Layer, Tensor, Tensor]] = []
@@ -235,6 +236,11 @@ class LossSide:
         """Six canonical-representation correlations of a layer that the loss depends on; nan where d > 2048."""
         moments = {kind: moment.matrix(self.n_samples) for kind, moment in self.moments[layer.name].items()}
         weight = layer.weight().to(moments["g"])
+        with torch.autocast(weight.device.type, enabled=False):
+            return self._relations(moments, weight, statistic)
+
+    @staticmethod
+    def _relations(moments: dict[str, Tensor], weight: Tensor, statistic: str) -> dict[str, float]:
         out = {"h": moments["h"], "g": moments["g"], "w": weight @ weight.mT}
         values = {f"out_{a}{b}": _blocks(out[a], out[b], statistic) for a, b in ("hg", "hw", "gw")}
         if "x" not in moments:
