@@ -8,7 +8,7 @@ import pytest
 import torch
 from cases import normal
 
-from featlearn.linalg.psd import fix_signs, haar_orthogonal, top_eigenvectors
+from featlearn.linalg.psd import congruence, congruent_eigenvalues, fix_signs, haar_orthogonal, top_eigenvectors
 
 
 def psd(d: int, seed: int = 1) -> torch.Tensor:
@@ -67,3 +67,17 @@ def test_rotations_have_the_moments_of_haar(r: int) -> None:
         assert float(((mean - expected).abs() / deviation).max()) < 5
     signs = torch.linalg.det(o).sign().mean()
     assert abs(float(signs)) < 5 / math.sqrt(draws)
+
+
+@pytest.mark.parametrize(("k", "d"), [(3, 5), (5, 3), (4, 4), (3, 1030)])
+def test_congruence_is_the_triple_product(k: int, d: int) -> None:
+    generator = torch.Generator().manual_seed(k * d)
+    weight = torch.randn(2, k, d, generator=generator, dtype=torch.float64)
+    root = torch.randn(2, k, k - 1, generator=generator, dtype=torch.float64)
+    kernel = root @ root.mT
+    expected = torch.einsum("gik,gij,gjl->gkl", weight, kernel, weight)
+    product = congruence(weight, kernel)
+    torch.testing.assert_close(product, expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(product, product.mT)
+    eigenvalues = torch.linalg.eigvalsh(expected)
+    torch.testing.assert_close(congruent_eigenvalues(weight, kernel), eigenvalues, rtol=1e-10, atol=1e-10 * d)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..exceptions import DataError, UnmeasurableError
-from ..linalg.psd import top_eigenvectors
+from ..linalg.psd import congruence, congruent_eigenvalues, top_eigenvectors
 from ..linalg.spectrum import Spectrum
 from .accumulate import accumulation_dtype
 
@@ -57,13 +57,13 @@ class LayerAGOP:
             weight = self.weight.to(accumulation_dtype(self.weight.dtype))
             agop = self.isotropic * (weight.mT @ weight)
         else:
-            weight, kernel = self.effective()
-            agop = weight.mT @ kernel @ weight
+            agop = congruence(*self.effective())
         return agop[0] if len(agop) == 1 else agop
 
     def spectrum(self) -> Spectrum:
         """Eigenvalues of the AGOP over all groups, with their ranks."""
-        return Spectrum(torch.linalg.eigvalsh(self.agop().double()).flatten().cpu().numpy())
+        weight, kernel = self.effective()
+        return Spectrum(congruent_eigenvalues(weight.double(), kernel.double()).flatten().cpu().numpy())
 
     def merge(self, other: LayerAGOP) -> LayerAGOP:
         """The same layer over the samples of both measurements (of one unchanged model)."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from .._random import generator
 from ..agop.accumulate import TangentKernel, accumulation_dtype
 from ..agop.layers import Layer
-from ..linalg.psd import fix_signs
+from ..linalg.psd import congruence, fix_signs
 from ..linalg.spectrum import Spectrum
 from .alignment import STATISTICS, Aligned, Alignment, align, align_at_power_one, aligned_by_definition
 from .coordinates import Factors, factorise
@@ -167,7 +167,7 @@ def _matrices(
         nfm = (wide.mT @ wide).cpu()
         agop = float(kernel) * nfm if isinstance(kernel, float) else None
         if finished is not None:
-            agop = (inside.to(finished).mT @ finished @ inside.to(finished)).cpu()
+            agop = congruence(inside.to(finished), finished).cpu()
     if style.thorough and k <= WIDEST_SHOWN and not isinstance(kernel, float) and kernel.basis is None:
         tangent_kernel = None if finished is None else finished.cpu()
     return {"nfm": nfm, "agop": agop, "tangent_kernel": tangent_kernel}
