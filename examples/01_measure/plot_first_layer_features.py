@@ -59,8 +59,9 @@ plt.show()
 # %%
 # After training
 # --------------
-# Differences between a bright and a dark side (vertical, horizontal and slanted edges), bars and blobs. The leading
-# directions of the AGOP and of :math:`W^\top W` are the same patterns, in a different order and with other signs.
+# Differences between a bright and a dark side (vertical, horizontal and slanted edges), bars and blobs. The three
+# leading directions of the AGOP are three of those that lead in :math:`W^\top W`, in a different order and with other
+# signs.
 
 plot_directions(after.to_dict())
 plt.show()
@@ -72,10 +73,10 @@ plt.show()
 for label, report in (("before", before), ("after", after)):
     layer = report["0"]
     print(
-        f"{label}: NFA {layer.nfa:.3f}, chance {layer.nfa_null:.3f}, excess {layer.nfa_excess:+.2f}; at power 1/2 "
-        f"{layer.nfa_half.value:.3f}, chance {layer.nfa_half.null:.3f}, excess {layer.nfa_half.excess:+.2f}; overlap of "
-        f"the top ten directions {layer.subspace_overlap:.2f}; effective rank of the AGOP "
-        f"{layer.agop_spectrum.effective_rank:.1f} of {layer.d}"
+        f"{label}: NFA {layer.nfa:.3f}, chance {layer.nfa_null:.3f}, excess {layer.nfa_excess:+.2f}\n"
+        f"  at power 1/2: NFA {layer.nfa_half.value:.3f}, chance {layer.nfa_half.null:.3f}, "
+        f"excess {layer.nfa_half.excess:+.2f}\n  overlap of the top ten directions {layer.subspace_overlap:.2f}, "
+        f"effective rank of the AGOP {layer.agop_spectrum.effective_rank:.1f} of {layer.d}"
     )
 
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
@@ -98,7 +99,7 @@ print(f"patch AGOP {tuple(agop.matrix.shape)}, top eigenvectors as images {tuple
 # ---------------------------
 # The 3x3 patches of a ResNet-20 for CIFAR-10, in colour about mid-grey. The direction that its outputs are by far most
 # sensitive to is a bright centre against its surroundings; next come differences of colours, then edges. In
-# :math:`W^\top W` the same kinds appear, but colours lead and the eigenvalues are far more even.
+# :math:`W^\top W` centres of one colour lead, and the eigenvalues are far more even.
 
 if os.environ.get("FEATLEARN_DATA"):
     photographs = load_cifar10_jpeg("test", n=200).batches(20, mean=CIFAR_MEAN, std=CIFAR_STD)
