@@ -475,7 +475,9 @@ def through_a_file(state: Any) -> Any:
     return torch.load(file, weights_only=True)  # plain numbers and tensors only
 
 
-@pytest.mark.parametrize("options", [{}, {"spectra": True}, {"loss": cross_entropy, "probes": 2}], ids=["plain", "spectra", "loss"])
+@pytest.mark.parametrize(
+    "options", [{}, {"spectra": True}, {"loss": cross_entropy, "probes": 2}], ids=["plain", "spectra", "loss"]
+)
 def test_a_run_can_be_resumed(options: dict[str, Any]) -> None:
     model = fill(mlp())
     whole = FeatureTracker(model, batches(), every=3, **options)
