@@ -91,7 +91,7 @@ class PatchAGOP:
     patch_shape: tuple[int, ...]
 
     def images(self, top: int = 8) -> Tensor:
-        """Top eigenvectors as patches (top, c, *kernel), largest eigenvalue first, largest entry positive."""
+        """Top eigenvectors as patches ``(top, c, *kernel)``, largest eigenvalue first, largest entry positive."""
         return top_eigenvectors(self.matrix, top)[1].mT.reshape(-1, *self.patch_shape)
 
 
