@@ -112,7 +112,7 @@ def test_what_halves_and_blocks_estimate_without_bias() -> None:
     draw, found = torch.Generator().manual_seed(3), []
     for _ in range(2 * REPEATS):
         result = power_one(W, kernel_of(probed(jacobians, 2, draw), 2, 5))
-        found.append([float(result.norm[0]), float(result.entries_square[0]), float(result.kernel_traces()[1][0])])
+        found.append([float(result.norm[0]), float(result.entries_square[0]), float(result.kernel_traces[1][0])])
     means, errors = np.mean(found, axis=0), np.std(found, axis=0) / math.sqrt(len(found))
     assert (abs(means - truth) < 4 * errors).all()
     assert (errors < 0.05 * truth).all()

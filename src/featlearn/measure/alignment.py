@@ -225,7 +225,9 @@ def align_at_power_one(
     blocks, samples = _without_empty(kernel.sums, kernel.samples.tolist())
     weight = weight.to(blocks)
     # Scales drop out of correlations, and float32 holds no fourth powers of a first step's weight change.
-    of_weight, of_kernel = _scale(weight), _scale(blocks)
+    of_weight, of_kernel = _scale(weight), _scale(blocks.diagonal(dim1=-2, dim2=-1))  # K >= 0: no entry is larger
+    reason = _undefined(of_weight > 0, of_kernel > 0)
+    of_weight, of_kernel = of_weight or 1.0, of_kernel or 1.0
     weight, blocks = weight / of_weight, blocks / of_kernel
     alive = weight.any(-1)
     # A row of zeros is outside the column space of W, whatever gradient its bias has.
@@ -238,7 +240,6 @@ def align_at_power_one(
         blocks = basis.mT @ blocks @ basis
     dense = Weight.dense(weight)
     power_one = PowerOne.of(blocks, dense, samples, kernel.probes, probed)
-    reason = _undefined(bool((dense.norm > 0).any()), bool((blocks != 0).any()))
     entries = [
         Alignment(1.0, statistic, NAN, reason=reason)
         if reason is not None
@@ -253,8 +254,9 @@ def align_at_power_one(
 
 
 def _scale(tensor: Tensor) -> float:
-    """Largest magnitude; 1 for a tensor of zeros."""
-    return float(tensor.abs().amax()) or 1.0
+    """Largest magnitude."""
+    low, high = tensor.aminmax()
+    return max(-float(low), float(high))
 
 
 def aligned_by_definition(groups: int, d: int, statistics: Sequence[str] = STATISTICS) -> Aligned:
@@ -269,7 +271,7 @@ def _at_power_one(entry: Alignment, weight: Weight, power_one: PowerOne) -> Alig
     values = power_one.values(weight.size, entry.statistic)  # the whole, then without each block
     null = NAN
     if bool((weight.ranks >= 0).all()):
-        null = closed_form_null(weight, *power_one.kernel_traces(), entry.statistic)
+        null = closed_form_null(weight, *power_one.kernel_traces, entry.statistic)
     entry = _with_error(replace(entry, null=null, biased=power_one.biased), float(values[0]), values[1:])
     if power_one.says_nothing(entry.value, weight.size, entry.statistic):
         nothing = replace(entry, value=NAN, standard_error=NAN, interval=(NAN, NAN))
@@ -339,6 +341,8 @@ def _reduced_blocks(factors: Factors, kernel: TangentKernel | float) -> Tensor:
 def _without_empty(blocks: Tensor, samples: Sequence[int]) -> tuple[Tensor, list[int]]:
     """Leave out blocks that no batch fell into (or whose batch was interrupted)."""
     kept = [b for b, n in enumerate(samples) if n > 0]
+    if len(kept) == len(samples):
+        return blocks, list(samples)
     return blocks[:, kept], [samples[b] for b in kept]
 
 

@@ -73,17 +73,23 @@ class Weight:
         ``ranks`` is -1 where they cannot be told: rows of zeros (dead units) count, but what else makes M singular
         needs the factors.
         """
-        # In float64, since the squares of singular values carry the round-off: float32 loses the rank of most changes.
-        double = weight.device.type != "mps"
-        wide = weight.double() if double else weight
-        gram = wide @ wide.mT
-        round_off = 8 * torch.finfo(gram.dtype).eps if weight.dtype == gram.dtype else 1e-11
-        diagonal = gram.diagonal(dim1=-2, dim2=-1)
-        alive, scale = diagonal > 0, diagonal.amax(-1, keepdim=True)
-        lower, failed = torch.linalg.cholesky_ex(gram + torch.diag_embed(torch.where(alive, 0.0, scale)))
-        pivots = lower.diagonal(dim1=-2, dim2=-1) ** 2
-        sure = (failed == 0) & (pivots > round_off * scale).all(-1)
+        gram = weight @ weight.mT
+        alive, sure = _full_rank(gram, 8 * torch.finfo(gram.dtype).eps)
+        if not bool(sure.all()) and gram.dtype == torch.float32 and gram.device.type != "mps":
+            # Squares of singular values carry the round-off: float32 loses the rank of most weight changes.
+            wide = weight.double()
+            gram = wide @ wide.mT
+            alive, sure = _full_rank(gram, 1e-11)
         return cls(gram.to(weight), weight.sum(-1), torch.where(sure, alive.sum(-1), -1), weight.shape[2])
+
+
+def _full_rank(gram: Tensor, round_off: float) -> tuple[Tensor, Tensor]:
+    """Rows that are not zero (groups, r), and whether the others are surely independent (groups,)."""
+    diagonal = gram.diagonal(dim1=-2, dim2=-1)
+    alive, scale = diagonal > 0, diagonal.amax(-1, keepdim=True)
+    lower, failed = torch.linalg.cholesky_ex(gram + torch.diag_embed(torch.where(alive, 0.0, scale)))
+    pivots = lower.diagonal(dim1=-2, dim2=-1) ** 2
+    return alive, (failed == 0) & (pivots > round_off * scale).all(-1)
 
 
 @dataclass(frozen=True, eq=False)

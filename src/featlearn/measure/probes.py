@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from scipy.special import stdtrit
@@ -60,6 +61,7 @@ class PowerOne:
         constant = statistic == "pearson" and not bool(self.norm_f - self.entries_f**2 / size > 1e-12 * self.norm_f)
         return self.weighting.probed and not constant and not value < IMPOSSIBLE
 
+    @cached_property
     def kernel_traces(self) -> tuple[Tensor, Tensor]:
         """``tr K_r`` and ``tr K_r^2`` (debiased) of the whole, both (groups,)."""
         grams, weighting = _grams(self.blocks, self.blocks), self.weighting
@@ -84,7 +86,7 @@ class PowerOne:
             inner = (products.diagonal(dim1=-2, dim2=-1) * gram).sum((0, -2, -1))  # (blocks,)
         else:
             inner = (products * gram).sum((0, -3, -2, -1))
-        entries = ((blocks @ weight.sums.unsqueeze(-1)).squeeze(-1) * weight.sums).sum((-2, -1))  # (halves, blocks)
+        entries = _quadratic_forms(blocks, weight.sums).sum(-1)  # (halves, blocks)
         grams = _grams(products, products.mT)  # <B_b, B_b'> = tr M K_b M K_b'
         n = torch.tensor(samples, dtype=blocks.dtype, device=blocks.device)
         kept = torch.cat([torch.ones(1, count), 1 - torch.eye(count)]).to(blocks)  # rows: whole, without block b
@@ -140,6 +142,14 @@ class _Weighting:
         else:
             chosen, scale = products[0, 0], (self.total * sum(self.probes)) ** 2
         return torch.where(scale > 0, torch.einsum("ab,bc,ac->a", self.kept, chosen, self.kept) / scale, NAN)
+
+
+def _quadratic_forms(blocks: Tensor, vectors: Tensor) -> Tensor:
+    """``u^T K u`` of every block matrix, (halves, blocks, groups), by one matrix-vector product a group."""
+    halves, count, groups, r = blocks.shape[:4]
+    rows = blocks.permute(2, 0, 1, 3, 4).reshape(groups, halves * count * r, r)
+    images = (rows @ vectors.unsqueeze(-1)).reshape(groups, halves, count, r)
+    return torch.einsum("ghbi,gi->hbg", images, vectors)
 
 
 def _grams(first: Tensor, second: Tensor) -> Tensor:
