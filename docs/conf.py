@@ -51,6 +51,7 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "show_memory": False,
     "abort_on_example_error": True,
+    "within_subsection_order": "FileNameSortKey",
     "min_reported_time": 1,
     "reset_modules": ("matplotlib",),
 }

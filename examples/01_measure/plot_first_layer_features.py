@@ -63,6 +63,7 @@ plt.show()
 # leading directions of the AGOP are three of those that lead in :math:`W^\top W`, in a different order and with other
 # signs.
 
+# sphinx_gallery_thumbnail_number = 2
 plot_directions(after.to_dict())
 plt.show()
 

@@ -73,9 +73,9 @@ def rows(report, power):
 
 
 first = next(iter(reports))
-table = pd.concat({"power 1": rows(reports[first], 1.0), "power 1/2": rows(reports[first], 0.5)}, axis=1)
-print(f"{first}, every convolution")
-print(table.round(3).to_string())
+for power in (1.0, 0.5):
+    print(f"{first}, every convolution, power {power:g}")
+    print(rows(reports[first], power).round(3).to_string(), end="\n\n")
 
 # %%
 # **error** is the jackknife standard error over batches: how precisely the number of *this* network is known. **null**
