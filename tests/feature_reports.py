@@ -13,7 +13,9 @@ REASON = "one effective direction (r = 1): the null equals the value, so there i
 
 def alignment(value=0.8, null=0.6, null_sd=0.02, error=0.004, power=1.0, statistic="pearson", reason=None) -> dict:
     excess = (value - null) / (1 - null)
+    far = abs(value - null) > 2 * math.hypot(error, null_sd)
     return {
+        "verdict": ("above" if value > null else "below") if far else "at",
         "power": power,
         "statistic": statistic,
         "value": value,
@@ -30,7 +32,15 @@ def alignment(value=0.8, null=0.6, null_sd=0.02, error=0.004, power=1.0, statist
 
 def undefined(value=NAN, reason=REASON, **chosen) -> dict:
     nothing = dict.fromkeys(("null", "null_sd", "excess", "excess_standard_error", "standard_error"), NAN)
-    return alignment(reason=reason, **chosen) | nothing | {"value": value, "interval": [NAN, NAN]}
+    return (
+        alignment(reason=reason, **chosen)
+        | nothing
+        | {
+            "value": value,
+            "interval": [NAN, NAN],
+            "verdict": "unknown",
+        }
+    )
 
 
 def spectrum(rank: int, decay: float, scale: float = 1.0) -> dict:
@@ -141,7 +151,7 @@ def report(layers: list[dict], skipped: dict[str, str] | None = None, **changes)
     """A report of these layers with the summary that belongs to them."""
     real = [entry for entry in layers if not entry["trivial"]]
     scored = [entry for entry in real if math.isfinite(entry["nfa"]["excess"])]
-    above = [e["name"] for e in scored if e["nfa"]["excess"] > 2 * e["nfa"]["excess_standard_error"]]
+    above = [e["name"] for e in scored if e["nfa"]["verdict"] == "above"]
 
     def mean(key: str) -> float:
         return float(np.mean([entry["nfa"][key] for entry in scored])) if scored else NAN

@@ -23,9 +23,17 @@ def done(tmp_path_factory):
     return out
 
 
-def nfa(value: float, excess: float, error: float = 0.01) -> dict[str, float]:
+def nfa(value: float, excess: float, error: float = 0.01) -> dict[str, float | str]:
     null = (value - excess) / (1 - excess)
-    return {"value": value, "null": null, "excess": excess, "standard_error": error, "excess_standard_error": error}
+    verdict = "above" if excess > 2 * error else "at"
+    return {
+        "verdict": verdict,
+        "value": value,
+        "null": null,
+        "excess": excess,
+        "standard_error": error,
+        "excess_standard_error": error,
+    }
 
 
 def found(before: dict, after: dict, half: float = 0.5) -> Finding:
@@ -133,3 +141,10 @@ def test_the_finding_fits_eighty_columns() -> None:
     lines = finding_text(found(layers, layers)).splitlines()
     assert max(map(len, lines)) <= 80
     assert [line for line in lines if re.search(r"conv1 +0\.950", line)]
+
+
+def test_an_excess_inside_the_spread_of_chance_is_not_sold_as_one() -> None:
+    before = {"conv": nfa(0.9, 0.0), "fc": nfa(0.3, 0.0)}
+    after = {"conv": nfa(0.93, 0.3) | {"verdict": "at"}, "fc": nfa(0.8, 0.6)}
+    text = sentence(finding_text(found(before, after)))
+    assert "after it fc is above chance, and conv is within two standard deviations of what random turns give" in text

@@ -432,8 +432,26 @@ def test_alignment_survives_a_plain_dictionary_with_null_for_nan() -> None:
     assert repr(back) == repr(entry)
     assert set(plain) == {
         *("power", "statistic", "value", "null", "null_sd", "excess", "excess_standard_error"),
-        *("standard_error", "interval", "biased", "reason"),
+        *("verdict", "standard_error", "interval", "biased", "reason"),
     }
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "null_sd", "verdict"),
+    [
+        (0.9, 0.01, 0.02, "above"),
+        (0.84, 0.01, 0.02, "at"),  # far beyond its error, but inside the spread of chance
+        (0.84, 0.01, float("nan"), "above"),  # spread not drawn
+        (0.84, 0.05, 0.0, "at"),
+        (0.7, 0.01, 0.02, "below"),
+        (0.9, float("nan"), 0.02, "unknown"),
+        (float("nan"), 0.01, 0.02, "unknown"),
+    ],
+)
+def test_verdict_asks_for_two_standard_deviations(value: float, error: float, null_sd: float, verdict: str) -> None:
+    entry = Alignment(1.0, "pearson", value, null=0.8, null_sd=null_sd, standard_error=error)
+    assert entry.verdict == verdict
+    assert Alignment(1.0, "pearson", value, null=1.0, standard_error=error).verdict == "unknown"
 
 
 @pytest.mark.parametrize("bad", [0, -1.0, float("nan"), float("inf"), True, "1", None])

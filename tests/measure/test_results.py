@@ -210,7 +210,9 @@ def test_summary_names_what_stands_above_chance() -> None:
     assert summary["n_layers"] == len(real) == 2
     assert summary["n_trivial"] == 1
     assert summary["above_chance"] == [
-        name for name, layer in real.items() if layer.nfa_excess > 2 * layer.alignment().excess_standard_error
+        name
+        for name, layer in real.items()
+        if layer.nfa - layer.nfa_null > 2 * math.hypot(layer.nfa_standard_error, layer.nfa_null_sd)
     ]
     assert summary["strongest"] == sorted(real, key=lambda name: -real[name].nfa_excess)
     for key, field in (("mean_nfa", "nfa"), ("mean_null", "nfa_null"), ("mean_excess", "nfa_excess")):

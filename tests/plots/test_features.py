@@ -50,8 +50,8 @@ def test_chance_is_a_tick_with_a_band_of_two_standard_deviations_and_the_whisker
     assert whisker[:, 0] == pytest.approx(nfa["interval"])
 
 
-@pytest.mark.parametrize(("value", "filled"), [(0.7, True), (0.61, False), (0.4, False)])
-def test_only_bars_above_chance_by_two_standard_errors_are_filled(value, filled):
+@pytest.mark.parametrize(("value", "filled"), [(0.7, True), (0.63, False), (0.4, False)])
+def test_only_bars_above_chance_by_two_standard_deviations_are_filled(value, filled):
     nfa = feature_reports.alignment(value, 0.6, error=0.01)
     ax = plot_feature_report(feature_reports.report([feature_reports.layer(nfa=nfa)]))
     (bar,) = bars_of(ax, ALIGNMENT)

@@ -60,7 +60,7 @@ def _verdict(before: Mapping[str, Any], now: Mapping[str, Any], half: Mapping[st
         f"Before training {highest} has an NFA of {before[highest]['value']:.3f}, yet no excess is higher than "
         f"{most:+.2f}: a high NFA alone shows no learning.",
         f"Training raised the excess by more than two standard errors in {_names(_rose(before, now))}; after it "
-        f"{_are(late)} above chance.",
+        f"{_are(late)} above chance{_still(now)}.",
     ]
     if late:
         best = max(late, key=lambda name: now[name]["excess"])
@@ -74,7 +74,15 @@ def _verdict(before: Mapping[str, Any], now: Mapping[str, Any], half: Mapping[st
 
 
 def _above(layers: Mapping[str, Any]) -> list[str]:
-    return [name for name, nfa in layers.items() if nfa["excess"] > 2 * nfa["excess_standard_error"]]
+    return [name for name, nfa in layers.items() if nfa["verdict"] == "above"]
+
+
+def _still(layers: Mapping[str, Any]) -> str:
+    """What is not above chance although its number may look so."""
+    names = [name for name, nfa in layers.items() if nfa["verdict"] == "at"]
+    if not names:
+        return ""
+    return f", and {_are(names)} within two standard deviations of what random turns give"
 
 
 def _rose(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

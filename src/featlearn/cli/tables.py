@@ -72,8 +72,8 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     lines = [
         f"NFA: {statistic} of W^T W and the {power}; null: its value by chance; excess: (NFA - null) / (1 - null); "
         "± one standard error.",
-        f"{len(summary['above_chance'])} of {count(summary['n_layers'], 'layer')} above chance: excess over 2 standard "
-        "errors (*)." + (f" Strongest: {strongest}." if strongest else ""),
+        f"{len(summary['above_chance'])} of {count(summary['n_layers'], 'layer')} above chance (*), by more than two "
+        "standard deviations." + (f" Strongest: {strongest}." if strongest else ""),
     ]
     trivial = [name for name, layer in layers.items() if layer["trivial"]]
     if trivial:

@@ -81,6 +81,21 @@ class Alignment:
         """``standard_error / (1 - null)``."""
         return self.standard_error / (1 - self.null) if self.null <= CERTAIN else NAN
 
+    @property
+    def verdict(self) -> str:
+        """Whether ``value`` is "above" chance, "below" it or "at" it; "unknown" without an excess or an error.
+
+        It must leave chance by more than two standard deviations of everything that could put it there: its own error,
+        and the spread of the null over rotations (where that was drawn). The error alone, tiny with many samples,
+        would call a third of the layers of an untrained network above chance.
+        """
+        if not (math.isfinite(self.excess) and math.isfinite(self.standard_error)):
+            return "unknown"
+        distance = self.value - self.null
+        if abs(distance) <= 2 * math.hypot(self.standard_error, self.null_sd if self.null_sd >= 0 else 0.0):
+            return "at"
+        return "above" if distance > 0 else "below"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers."""
         return {
@@ -91,6 +106,7 @@ class Alignment:
             "null_sd": self.null_sd,
             "excess": self.excess,
             "excess_standard_error": self.excess_standard_error,
+            "verdict": self.verdict,
             "standard_error": self.standard_error,
             "interval": list(self.interval),
             "biased": self.biased,

@@ -284,14 +284,10 @@ class FeatureReport:
         return len(self.layers)
 
     def summary(self) -> dict[str, Any]:
-        """Headline: layers above chance (excess over 2 standard errors), the three strongest, the mean excess."""
+        """Headline: layers above chance (:attr:`Alignment.verdict`), the three strongest, the mean excess."""
         real = [layer for layer in self.layers.values() if not layer.trivial]
         scored = [layer for layer in real if math.isfinite(layer.nfa_excess)]
-        above = [
-            layer.name
-            for layer in scored
-            if layer.nfa_excess > 2 * layer.alignment().excess_standard_error  # False while the error is nan
-        ]
+        above = [layer.name for layer in scored if layer.alignment().verdict == "above"]
         strongest = sorted(scored, key=lambda layer: -layer.nfa_excess)[:3]
         return {
             "n_layers": len(real),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from ..exceptions import DataError
 
@@ -51,6 +51,8 @@ class AlignmentRow:
         Excess over chance, and its standard error.
     standard_error : float
         Standard error of ``value``.
+    verdict : {"above", "below", "at", "unknown"}
+        Where the value lies, seen from chance.
     """
 
     layer: str
@@ -62,15 +64,7 @@ class AlignmentRow:
     excess: float
     error: float
     standard_error: float
-
-    @property
-    def verdict(self) -> Literal["above", "below", "at", "unknown"]:
-        """Where the excess lies, by more than two standard errors; unknown without an error bar."""
-        if not (math.isfinite(self.excess) and math.isfinite(self.error)):
-            return "unknown"
-        if abs(self.excess) <= 2 * self.error:
-            return "at"
-        return "above" if self.excess > 0 else "below"
+    verdict: str
 
     @property
     def band(self) -> tuple[float, float]:
@@ -100,6 +94,16 @@ def alignment_rows(report: Mapping[str, Any], key: str = "nfa") -> list[Alignmen
 def _row(name: str, alignment: Mapping[str, Any]) -> AlignmentRow:
     keys = ("null", "null_sd", "excess", "excess_standard_error", "standard_error")
     low, high = alignment["interval"]
+    null, null_sd, excess, error, standard_error = (number(alignment[key]) for key in keys)
     return AlignmentRow(
-        name, number(alignment["value"]), number(low), number(high), *(number(alignment[key]) for key in keys)
+        name,
+        number(alignment["value"]),
+        number(low),
+        number(high),
+        null,
+        null_sd,
+        excess,
+        error,
+        standard_error,
+        alignment["verdict"],
     )

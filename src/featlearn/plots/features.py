@@ -33,8 +33,9 @@ LONGEST_NAME = 44  # characters
 def plot_feature_report(report: Mapping[str, Any], ax: Axes | None = None) -> Axes:
     """Bars of the neural feature ansatz, one a layer from first (top) to last, each beside its chance level.
 
-    A bar is filled where the excess over chance is above two standard errors, and hollow where it is not. The tick is
-    the null with a band of two standard deviations about it, the whisker the 95% interval. Trivial layers are left out.
+    A bar is filled where the value is above chance by more than two standard deviations, of its own error and of the
+    null's spread together, and hollow where it is not. The tick is the null with a band of two standard deviations,
+    the whisker the 95% interval. Trivial layers are left out.
 
     Parameters
     ----------
