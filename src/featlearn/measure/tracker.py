@@ -15,7 +15,7 @@ from ..agop.accumulate import accumulation_dtype
 from ..agop.batches import check_batches
 from ..agop.layers import resolve_layers, unwrap
 from ..exceptions import DataError, FeatlearnError, FeatlearnWarning
-from .features import Options, run_measurement
+from .measurement import Options, run_measurement
 from .results import FeatureReport
 
 if TYPE_CHECKING:
