@@ -10,7 +10,7 @@ from networks import noise, resnet18, transformer
 from torch import nn
 
 from featlearn import agop_of_module
-from featlearn.agop.layers import find_layers
+from featlearn.agop.finding import find_layers
 
 MOST = 1.5
 

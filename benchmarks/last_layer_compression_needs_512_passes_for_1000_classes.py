@@ -8,7 +8,7 @@ from measuring import interleaved, report
 from networks import noise, resnet18
 
 from featlearn.agop.batches import parse_batch
-from featlearn.agop.layers import resolve_layers
+from featlearn.agop.finding import resolve_layers
 from featlearn.agop.of_module import ModuleAGOP, agop_of_module
 from featlearn.agop.taps import guest
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from featlearn import agop_of_module
 from featlearn.agop.attention import recompute_attention
-from featlearn.agop.layers import find_layers
+from featlearn.agop.finding import find_layers
 from featlearn.exceptions import UnmeasurableError
 
 LATER = torch.ones(3, 3, dtype=torch.bool).triu(1)

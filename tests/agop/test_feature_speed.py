@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from featlearn.agop.batches import parse_batch
 from featlearn.agop.feature_speed import FeatureSpeed, bfa_theory, feature_speed, speed_of_layers
-from featlearn.agop.layers import Rows, resolve_layers
+from featlearn.agop.finding import resolve_layers
+from featlearn.agop.layers import Rows
 from featlearn.agop.taps import guest
 from featlearn.exceptions import DataError, FeatlearnWarning, ModelError, UnmeasurableError
 

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from featlearn.agop.batches import parse_batch
 from featlearn.agop.feature_speed import feature_speed, speed_of_layers
-from featlearn.agop.layers import resolve_layers
+from featlearn.agop.finding import resolve_layers
 from featlearn.agop.taps import guest
 
 

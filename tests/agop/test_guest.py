@@ -13,7 +13,7 @@ from cases import CASES, Case, convnet, fill, integers, mlp, normal
 from torch import Tensor, nn
 
 from featlearn import agop_of_function, agop_of_module
-from featlearn.agop.layers import find_layers
+from featlearn.agop.finding import find_layers
 from featlearn.agop.taps import guest
 
 HOOKS = [name for name in vars(nn.Linear(1, 1)) if "hooks" in name]

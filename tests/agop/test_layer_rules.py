@@ -14,8 +14,10 @@ from torch.nn import functional as F
 from featlearn import agop_of_module, register_layer_rule
 from featlearn.agop import layers as rules
 from featlearn.agop.batches import parse_batch
-from featlearn.agop.layers import Layer, LayerRule, find_layers, lora_reference, resolve_layers
+from featlearn.agop.finding import find_layers, resolve_layers
+from featlearn.agop.layers import Layer, LayerRule, lora_reference
 from featlearn.agop.taps import Taps, guest
+from featlearn.exceptions import UnmeasurableError
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
@@ -245,7 +247,7 @@ def test_a_layer_that_returns_no_tensor_is_refused(monkeypatch: pytest.MonkeyPat
             return self.head(self.pair(x)[0]).tanh()
 
     monkeypatch.setattr(rules, "_RULES", {**rules._RULES, Gained: {"": GAINED}})
-    with pytest.raises(rules.UnmeasurableError, match="Layer 'pair' returned tuple, but its rule expects one tensor"):
+    with pytest.raises(UnmeasurableError, match="Layer 'pair' returned tuple, but its rule expects one tensor"):
         agop_of_module(fill(Uses()), [normal(4, 5)])
 
 

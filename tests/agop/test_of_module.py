@@ -31,7 +31,7 @@ from torch.utils.checkpoint import checkpoint_sequential
 
 from featlearn import Rows, agop_of_module, patch_agop
 from featlearn.agop.batches import parse_batch
-from featlearn.agop.layers import find_layers, resolve_layers
+from featlearn.agop.finding import find_layers, resolve_layers
 from featlearn.agop.of_module import ModuleAGOP
 from featlearn.agop.taps import guest
 from featlearn.exceptions import DataError, UnmeasurableError

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from featlearn import agop_of_module
 from featlearn.agop.batches import parse_batch
-from featlearn.agop.layers import resolve_layers
+from featlearn.agop.finding import resolve_layers
 from featlearn.agop.of_module import ModuleAGOP
 from featlearn.agop.probes import compressed_cotangents, rademacher
 from featlearn.agop.taps import guest

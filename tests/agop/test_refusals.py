@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from featlearn import Rows, agop_of_module, register_layer_rule
 from featlearn.agop import layers as rules
 from featlearn.agop.assumptions import departure
-from featlearn.agop.layers import LINEAR, resolve_layers
+from featlearn.agop.finding import resolve_layers
+from featlearn.agop.layers import LINEAR
 from featlearn.exceptions import DataError, FeatlearnError, MixingError, ModelError, UnmeasurableError
 
 X = normal(6, 5)

@@ -25,7 +25,7 @@ from featlearn import (
     measure_features,
     neural_collapse,
 )
-from featlearn.agop.layers import find_layers
+from featlearn.agop.finding import find_layers
 from featlearn.agop.of_module import ModuleAGOP
 from featlearn.exceptions import FeatlearnWarning
 from featlearn.measure.features import MeasurementInterrupted

@@ -14,7 +14,7 @@ from reference import cosine, feature_matrix, pearson, power
 from torch import Tensor, nn
 
 from featlearn import FeatureReport, Rows, feature_speed, measure_features
-from featlearn.agop.layers import find_layers
+from featlearn.agop.finding import find_layers
 from featlearn.measure.lossside import fact
 
 STATISTICS = {"pearson": pearson, "cosine": cosine}

@@ -12,7 +12,7 @@ from cases import CASES, fill, mlp, normal
 from torch import Tensor, nn
 
 from featlearn import Rows, measure_features
-from featlearn.agop.layers import find_layers, resolve_layers
+from featlearn.agop.finding import find_layers, resolve_layers
 from featlearn.exceptions import ModelError
 from featlearn.measure.reference import covers_model, describe_reference, reference_weights
 

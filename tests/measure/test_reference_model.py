@@ -7,7 +7,7 @@ import torch
 from cases import CASES, fill, normal
 from torch import nn
 
-from featlearn.agop.layers import resolve_layers
+from featlearn.agop.finding import resolve_layers
 from featlearn.exceptions import FeatlearnWarning, ModelError
 from featlearn.measure.reference_model import reference_model, reference_state, twin_layers
 

@@ -7,7 +7,8 @@ import torch
 from cases import CASES, fill, normal
 from torch import nn
 
-from featlearn.agop.layers import Rows, resolve_layers
+from featlearn.agop.finding import resolve_layers
+from featlearn.agop.layers import Rows
 from featlearn.agop.taps import guest
 from featlearn.exceptions import DataError, MixingError, UnmeasurableError
 from featlearn.measure.samples import take_samples

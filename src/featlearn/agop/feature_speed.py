@@ -25,7 +25,8 @@ from torch import nn
 
 from ..exceptions import DataError, FeatlearnWarning, UnmeasurableError
 from .batches import Batch, Outputs, parse_batch
-from .layers import Layer, LayerRule, Rows, find_layers, resolve_layers, unwrap
+from .finding import find_layers, resolve_layers, unwrap
+from .layers import Layer, LayerRule, Rows
 from .speed_pass import Loss, Method, SpeedPass, speed_pass
 from .speed_results import FeatureSpeed, LayerSpeed, layer_speed
 from .taps import guest

@@ -15,8 +15,9 @@ from ..exceptions import DataError, UnmeasurableError
 from .accumulate import TangentKernel, accumulation_dtype, block_count
 from .assumptions import ONE_SAMPLE, departure, forward_is_known, refuse_mixing
 from .batches import Batch, Outputs, check_batches, check_outputs, count_batches, flat_outputs, parse_batch, raw_outputs
+from .finding import find_layers, resolve_layers, unwrap
 from .layer_agop import LayerAGOP, PatchAGOP, patch_agop
-from .layers import Layer, Rows, find_layers, resolve_layers, unwrap
+from .layers import Layer, Rows
 from .probes import MAX_EXACT_PASSES, Probes, check_probes, check_random_state, compressed_cotangents, rademacher
 from .taps import Tapped, Taps, guest
 

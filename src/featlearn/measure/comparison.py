@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..agop.batches import Batch, Outputs, check_batches, flat_outputs, parse_batch, raw_outputs
-from ..agop.layers import Layer, find_layers
+from ..agop.finding import find_layers
+from ..agop.layers import Layer
 from ..agop.taps import Taps
 from ..exceptions import DataError, UnmeasurableError
 from ..linalg.similarity import FEWEST

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..agop.batches import Outputs
-from ..agop.layers import Rows, resolve_layers, unwrap
+from ..agop.finding import resolve_layers, unwrap
+from ..agop.layers import Rows
 from ..agop.taps import guest
 from ..exceptions import DataError, FeatlearnWarning
 from ..linalg.similarity import double_center, matrix_correlation

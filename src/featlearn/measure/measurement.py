@@ -13,7 +13,8 @@ from torch import nn
 
 from ..agop.batches import Batch, Outputs, check_batches, count_batches, parse_batch
 from ..agop.feature_speed import speed_of_layers
-from ..agop.layers import Rows, find_layers, resolve_layers, unwrap
+from ..agop.finding import find_layers, resolve_layers, unwrap
+from ..agop.layers import Rows
 from ..agop.of_module import ModuleAGOP
 from ..agop.probes import Probes, check_probes
 from ..agop.taps import guest

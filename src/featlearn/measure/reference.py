@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..agop.accumulate import accumulation_dtype
-from ..agop.layers import LORA, Layer, find_layers, lora_reference, unwrap
+from ..agop.finding import find_layers, unwrap
+from ..agop.layers import LORA, Layer, lora_reference
 from ..exceptions import ModelError
 
 __all__ = ["closest_names", "covers_model", "describe_reference", "named_weights", "reference_weights"]

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ..agop.batches import Outputs, check_batches, parse_batch
-from ..agop.layers import Rows, resolve_layers, unwrap
+from ..agop.finding import resolve_layers, unwrap
+from ..agop.layers import Rows
 from ..agop.taps import guest
 from ..exceptions import DataError
 from .alignment import check_statistic

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .._random import preserved_rng
 from ..agop.accumulate import accumulation_dtype
 from ..agop.batches import check_batches
-from ..agop.layers import resolve_layers, unwrap
+from ..agop.finding import resolve_layers, unwrap
 from ..exceptions import DataError, FeatlearnError, FeatlearnWarning
 from .measurement import Options, run_measurement
 from .results import FeatureReport
