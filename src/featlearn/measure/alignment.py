@@ -87,7 +87,7 @@ class Alignment:
 
         It must leave chance by more than two standard deviations of everything that could put it there: its own error,
         and the spread of the null over rotations (where that was drawn). The error alone, tiny with many samples,
-        would call a third of the layers of an untrained network above chance.
+        would call several layers of an untrained network above chance.
         """
         if not (math.isfinite(self.excess) and math.isfinite(self.standard_error)):
             return "unknown"
