@@ -1,0 +1,1 @@
+"""Recursive Feature Machines: estimators that learn features without backpropagation."""
