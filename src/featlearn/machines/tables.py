@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..exceptions import DataError
 
-__all__ = ["EntryTypeError", "Kind", "Level", "Table", "as_table", "column_place", "row_chunks"]
+__all__ = ["EntryTypeError", "Kind", "Level", "Table", "as_table", "column_place", "missing_entries", "row_chunks"]
 
 Level = float | str
 """A value of a categorical column, plain enough for JSON."""
@@ -231,7 +231,8 @@ def _is_number(kind: type) -> bool:
     return issubclass(kind, Real | Decimal | np.bool_)
 
 
-def _missing(values: NDArray[Any]) -> NDArray[np.bool_]:
+def missing_entries(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which entries of an array (n,) are None, NaN, or what pandas puts for them."""
     pandas = sys.modules.get("pandas")
     if pandas is not None:
         return np.asarray(pandas.isna(values), dtype=bool)
@@ -240,7 +241,7 @@ def _missing(values: NDArray[Any]) -> NDArray[np.bool_]:
 
 def _entry_types(values: NDArray[Any], place: str) -> set[type]:
     """Types of the entries that are there; EntryTypeError for anything but numbers and text."""
-    present = values[~_missing(values)]
+    present = values[~missing_entries(values)]
     types = set(map(type, present))
     for kind in types:
         if not (_is_number(kind) or issubclass(kind, str)):
@@ -271,7 +272,7 @@ def _object_numbers(values: NDArray[Any], place: str) -> NDArray[np.float64]:
         raise DataError(
             f"Got the text {text!r} in {place} of X, but expected numbers. Convert the column, or encode it."
         )
-    missing = _missing(values)
+    missing = missing_entries(values)
     numbers = np.full(len(values), np.nan)
     numbers[~missing] = values[~missing].astype(np.float64)
     return numbers
@@ -279,7 +280,7 @@ def _object_numbers(values: NDArray[Any], place: str) -> NDArray[np.float64]:
 
 def _object_values(values: NDArray[Any], place: str) -> list[Level | None]:
     _entry_types(values, place)
-    missing = _missing(values).tolist()
+    missing = missing_entries(values).tolist()
     return [None if gone else _plain(value) for value, gone in zip(values, missing, strict=True)]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .._arrays import as_tensor
 from ..exceptions import DataError
+from .tables import missing_entries
 
 __all__ = ["ClassCoding", "RegressionCoding", "as_weights", "weighted_mean"]
 
@@ -98,8 +99,6 @@ class RegressionCoding:
 def _regression_targets(y: Any, n: int) -> Tensor:
     if y is None:
         raise DataError("Got y=None, but expected targets: this estimator requires y to be passed.")
-    if np.iscomplexobj(y):
-        raise DataError("Got complex targets. Complex data not supported: pass real and imaginary part as two outputs.")
     if isinstance(y, np.ndarray) and y.dtype.kind == "O":
         y = _from_objects(y)
     targets = as_tensor(y, name="y", dtype=torch.float64)[0].detach().cpu()
@@ -175,8 +174,8 @@ class ClassCoding:
         classes, place = np.unique(labels[there], return_inverse=True)
         if len(classes) < 2:
             raise DataError(
-                f"Got labels of one class only ({classes[0]!r}) in the rows of positive weight, but expected at least "
-                "two classes. Nothing can be told apart."
+                f"Got labels of one class only ({classes.tolist()[0]!r}) in the rows of positive weight, but expected "
+                "at least two classes. Nothing can be told apart."
             )
         mass = torch.from_numpy(np.bincount(place, None if weights is None else weights.numpy()[there])).double()
         factors = _class_factors(class_weight, classes, mass)
@@ -192,10 +191,8 @@ class ClassCoding:
         except TypeError as error:  # numbers among text do not sort
             raise DataError(f"Got labels of another type than in fit ({self.classes[:3].tolist()}, ...).") from error
         if len(unknown):
-            raise DataError(
-                f"Got the label {unknown[0]!r}, but expected one of those in fit ({self.classes[:5].tolist()}). Leave "
-                "such rows out."
-            )
+            first, some = unknown.tolist()[0], self.classes[:5].tolist()
+            raise DataError(f"Got the label {first!r}, but expected one of those in fit ({some}). Leave such rows out.")
         return torch.from_numpy(place.astype(np.int64))
 
     def row_weights(self, y: Any, n: int, weights: Tensor | None = None) -> Tensor | None:
@@ -231,7 +228,7 @@ def _class_labels(y: Any, n: int) -> NDArray[Any]:
         raise DataError("Got complex labels. Complex data not supported.")
     labels = np.asarray(column_or_1d(labels, warn=True))
     _check_length(len(labels), n)
-    missing = np.array([label is None or label != label for label in labels]) if labels.dtype.kind in "fO" else False
+    missing = missing_entries(labels) if labels.dtype.kind in "fO" else False
     if np.any(missing):
         raise DataError(
             f"Got y with {np.sum(missing)} missing labels (NaN or None), but expected a label in every row. Leave "
