@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..exceptions import DataError
 
-__all__ = ["EQUAL", "Kernel", "check_pair", "positive", "slices"]
+__all__ = ["EQUAL", "Kernel", "blocks", "check_pair", "check_square", "positive", "slices", "weighted_sums"]
 
 TILE = 512  # rows at once: a square of float32 is 1 MB, which stays in cache
 CHUNK = 2**26  # bytes of kernel values, or of differences between rows, held at once
@@ -169,6 +169,18 @@ def slices(length: int, step: int) -> Iterator[slice]:
     """Consecutive slices of at most ``step``."""
     for start in range(0, length, step):
         yield slice(start, min(start + step, length))
+
+
+def blocks(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
+    """Blocks of a matrix that fit in cache, row after row."""
+    return ((one, other) for one in slices(rows, TILE) for other in slices(columns, TILE))
+
+
+def weighted_sums(w: Tensor, dual: Tensor, x: Tensor) -> Tensor:
+    """``sum_i w_ji dual_ic x_i`` of shape (m, C, d), as matrix products: the part of a gradient along the rows."""
+    at_once = max(1, CHUNK // max(1, x.numel() * x.element_size()))
+    products = [w @ (dual[:, part, None] * x[:, None]).flatten(start_dim=1) for part in slices(dual.shape[1], at_once)]
+    return torch.cat(products, dim=1).unflatten(1, (dual.shape[1], x.shape[1]))
 
 
 def _rows_at_once(bytes_per_row: int) -> int:

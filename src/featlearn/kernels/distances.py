@@ -5,11 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import EQUAL, slices
+from .base import CHUNK, EQUAL, slices, weighted_sums
 
 __all__ = ["SquaredDistances"]
-
-PAIRS = 2**22  # numbers gathered at once where pairs are compared coordinate by coordinate
 
 
 class SquaredDistances:
@@ -31,7 +29,7 @@ class SquaredDistances:
     Attributes
     ----------
     center : Tensor of shape (d,)
-        What is subtracted from both; differences of rows, hence gradients, do not see it.
+        What is subtracted from both: differences of rows do not see it, rounding does.
 
     Notes
     -----
@@ -64,9 +62,9 @@ class SquaredDistances:
         return self._right[:, -1]
 
     def block_(self, rows: slice, columns: slice, out: Tensor, *, equal: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Distances between ``x[rows]`` and ``z[columns]``, squared, written into ``out`` and returned; never negative.
+        """Squared distances between ``x[rows]`` and ``z[columns]``, written into ``out`` and returned; not negative.
 
-        ``equal`` lists pairs within the block (indices into it) that are known to be the same row: 0, unseen.
+        ``equal`` lists pairs within the block (indices into it) that are known to be the same row.
         """
         torch.mm(self._left[rows], self._right[columns].mT, out=out)
         if equal is not None:
@@ -77,6 +75,12 @@ class SquaredDistances:
             out[equal] = 0.0
         return out
 
+    def add_gradients_(self, rows: slice, columns: slice, w: Tensor, dual: Tensor, out: Tensor) -> None:
+        """Add ``sum_j w_ij dual_jc (z_j - x_i)`` to ``out`` (rows, C, d): ``W [dual_c z] - diag(W dual_c) x``."""
+        x, z = self._left[rows, :-2], self._right[columns, :-2]
+        out.sub_(weighted_sums(w, dual, z), alpha=0.5)  # the right-hand rows hold -2 z
+        out.addcmul_((w @ dual)[..., None], x[:, None], value=-1)
+
     def _correct_(self, rows: slice, columns: slice, out: Tensor) -> None:
         """Replace what is within rounding of 0 by the sum of the squared differences."""
         left, right = self._eps * self._left_norms[rows], self._eps * self._right_norms[columns]
@@ -85,7 +89,7 @@ class SquaredDistances:
             return
         i, j = (out <= left[:, None] + right).nonzero(as_tuple=True)
         x, z = self.x[rows], self.z[columns]
-        for part in slices(len(i), max(1, PAIRS // x.shape[1])):
+        for part in slices(len(i), max(1, CHUNK // (16 * x.shape[1]))):
             one, other = x[i[part]], z[j[part]]
             exact = (one - other).square_().sum(dim=1)
             rounding = self._eps**2 * (one.square_().sum(dim=1) + other.square_().sum(dim=1))

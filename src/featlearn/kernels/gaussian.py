@@ -5,9 +5,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from .base import positive
 from .radial import RadialKernel
 
@@ -47,25 +44,13 @@ class GaussianKernel(RadialKernel):
         positive("bandwidth", self.bandwidth)
 
     @property
+    def _exponent(self) -> float:
+        return 2.0
+
+    @property
     def _rate(self) -> float:
         return 0.5 / self.bandwidth**2
 
     def with_bandwidth(self, bandwidth: float) -> GaussianKernel:
         """The same kernel with another bandwidth."""
         return dataclasses.replace(self, bandwidth=bandwidth)
-
-    def profile(self, r2: Tensor) -> Tensor:
-        """Squared distances (positive) to kernel values."""
-        return torch.exp(-r2 / (2 * self.bandwidth**2))
-
-    def profile_(self, r2: Tensor) -> Tensor:
-        """Squared distances (not negative) to kernel values, in place."""
-        return r2.mul_(-self._rate).exp_()
-
-    def slope_(self, r2: Tensor) -> Tensor:
-        """Squared distances (not negative) to w, in place."""
-        return self.slope_of_value_(self.profile_(r2))
-
-    def slope_of_value_(self, k: Tensor) -> Tensor:
-        """Kernel values to w, in place."""
-        return k.mul_(2 * self._rate)

@@ -5,9 +5,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from ..exceptions import DataError
 from .base import positive
 from .radial import RadialKernel
@@ -52,44 +49,13 @@ class LaplaceKernel(RadialKernel):
             )
 
     @property
-    def smooth(self) -> bool:
-        """Whether ``k(x, .)`` has a gradient at x itself."""
-        return self.exponent == 2
+    def _exponent(self) -> float:
+        return self.exponent
+
+    @property
+    def _rate(self) -> float:
+        return self.bandwidth**-self.exponent
 
     def with_bandwidth(self, bandwidth: float) -> LaplaceKernel:
         """The same kernel with another bandwidth."""
         return dataclasses.replace(self, bandwidth=bandwidth)
-
-    def profile(self, r2: Tensor) -> Tensor:
-        """Squared distances (positive) to kernel values."""
-        return torch.exp(-(r2 ** (self.exponent / 2)) / self.bandwidth**self.exponent)
-
-    def profile_(self, r2: Tensor) -> Tensor:
-        """Squared distances (not negative) to kernel values, in place."""
-        return self._power_(r2).mul_(-(self.bandwidth**-self.exponent)).exp_()
-
-    def slope_(self, r2: Tensor) -> Tensor:
-        """Squared distances (not negative) to w, in place."""
-        q, scale = self.exponent, self.bandwidth**-self.exponent
-        if q == 2:
-            return r2.mul_(-scale).exp_().mul_(2 * scale)
-        equal = r2 == 0
-        power = self._power_(r2.clone())
-        values = torch.mul(power, -scale).exp_()
-        return torch.div(power.mul_(values), r2, out=r2).mul_(q * scale).masked_fill_(equal, 0.0)
-
-    def slope_of_value_(self, k: Tensor) -> Tensor:
-        """Kernel values to w, in place."""
-        q, bandwidth = self.exponent, self.bandwidth
-        if q == 2:
-            return k.mul_(2 / bandwidth**2)
-        power = k.log().neg_()  # (r / L)^q
-        power.masked_fill_(power <= 0, torch.inf)  # where w becomes 0
-        factor = power.reciprocal_() if q == 1 else power.pow_(1 - 2 / q)
-        return k.mul_(factor).mul_(q / bandwidth**2)
-
-    def _power_(self, r2: Tensor) -> Tensor:
-        """Squared distances to r^q, in place."""
-        if self.exponent == 1:
-            return r2.sqrt_()
-        return r2 if self.exponent == 2 else r2.pow_(self.exponent / 2)
