@@ -17,7 +17,7 @@ from ..linalg.psd import fix_signs
 from .categories import CategoryBlock, fit_category
 from .numeric import NumericBlock, fit_numeric, read_numbers
 from .tables import Kind, Table, as_table, column_place, row_chunks
-from .targets import as_weights
+from .weights import as_weights
 
 __all__ = ["Columns", "FittedColumns"]
 
@@ -246,6 +246,8 @@ class FittedColumns:
             With ``missing="indicator"``, gaps in a column that had none in training: numbers become the median,
             categories the zero block.
         """
+        if dtype not in (torch.float32, torch.float64):
+            raise DataError(f"Got dtype={dtype}, but expected torch.float32 or torch.float64.")
         table = as_table(X)
         self._check_columns(table)
         encoded = torch.zeros(table.n_rows, len(self.names), dtype=dtype)

@@ -1,4 +1,4 @@
-"""What the solver is asked to fit: centred targets, coded classes, and the weights of the rows."""
+"""What the solver is asked to fit: centred targets and coded classes; and the way back to predictions."""
 
 from __future__ import annotations
 
@@ -16,46 +16,11 @@ from torch import Tensor
 from .._arrays import as_tensor
 from ..exceptions import DataError
 from .tables import missing_entries
+from .weights import weighted_mean
 
-__all__ = ["ClassCoding", "RegressionCoding", "as_weights", "weighted_mean"]
+__all__ = ["ClassCoding", "RegressionCoding"]
 
 CODINGS = ("prevalence", "one_hot")
-
-
-def as_weights(sample_weight: Any, n: int) -> Tensor | None:
-    """Weights of n rows, float64 of shape (n,); None stands for equal ones and stays None.
-
-    A weight of 2 means what giving the row twice means, 0 what leaving it out means.
-
-    Raises
-    ------
-    DataError
-        Other than n weights, one that is negative, NaN or infinite, or all of them 0.
-    """
-    if sample_weight is None:
-        return None
-    if np.ndim(sample_weight) == 0:
-        return as_weights(np.full(n, sample_weight), n)
-    weights, _ = as_tensor(sample_weight, name="sample_weight", dtype=torch.float64)
-    weights = weights.detach().cpu()
-    if weights.shape != (n,):
-        raise DataError(f"Got sample_weight of shape {tuple(weights.shape)}, but expected ({n},): one weight a row.")
-    if bool((weights < 0).any()):
-        raise DataError(
-            f"Got a negative sample_weight ({float(weights.min()):g}), but expected weights of at least 0. Use 0 to "
-            "leave a row out."
-        )
-    if not bool(weights.any()):
-        raise DataError("Got a sample_weight that is zero in every row, but expected a positive weight in some.")
-    return weights
-
-
-def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean (C,) over the rows of ``values`` (n, C), weighted by ``weights`` (n,)."""
-    if weights is None:
-        return values.mean(dim=0)
-    weights = weights.to(values)
-    return weights @ values / weights.sum()
 
 
 @dataclass(frozen=True, eq=False)
