@@ -31,7 +31,7 @@ class NumericBlock:
     kept, gaps : arrays of shape (q,), bool
         Columns that vary in training; columns that had gaps there, and so get an indicator.
     fill : array of shape (q,)
-        Training medians, put in for gaps; 0 where gaps are refused.
+        Training medians, put in for gaps; 0 where they were not needed.
     curves : Curves or None
         Of the r columns that vary.
     mean, scale : arrays of shape (r,)
@@ -125,10 +125,10 @@ def fit_numeric(
     fill, curves = np.zeros(len(positions)), None
     if missing == "indicator" or transform != "none":
         samples = _samples(table, positions[kept], weights)
-        if missing == "indicator":
+        if transform == "none":
             fill[kept] = [sample.quantile(0.5) for sample in samples]
-        if transform != "none":
-            curves = fit_curves(transform, samples)
+        else:
+            curves = fit_curves(transform, _noting_medians(samples, fill, kept))
     mean, deviation = _moments(table, positions[kept], weights, fill[kept], curves)
     if not np.isfinite(deviation).all():
         place = column_place(int(positions[kept][~np.isfinite(deviation)][0]), table.labels)
@@ -174,16 +174,22 @@ def _ranges(
     return low, high, absent / total
 
 
-def _samples(table: Table, positions: NDArray[np.int64], weights: Vector | None) -> list[Sample]:
-    samples = []
+def _samples(table: Table, positions: NDArray[np.int64], weights: Vector | None) -> Iterator[Sample]:
+    """One sample a column, one after the other: all of them together would be twice the data."""
     step = max(1, GROUP_NUMBERS // table.n_rows)
     for start in range(0, len(positions), step):
         group = positions[start : start + step]
         numbers = np.empty((len(group), table.n_rows))
         for rows in row_chunks(table.n_rows, table.n_columns):
             numbers[:, rows] = table.numbers(rows, group).T
-        samples += [Sample.of(column, weights) for column in numbers]
-    return samples
+        yield from (Sample.of(column, weights) for column in numbers)
+
+
+def _noting_medians(samples: Iterator[Sample], fill: Vector, kept: NDArray[np.bool_]) -> Iterator[Sample]:
+    """The samples as they pass, their medians written to the places of ``fill`` that are ``kept``."""
+    for j, sample in zip(np.flatnonzero(kept).tolist(), samples, strict=True):
+        fill[j] = sample.quantile(0.5)
+        yield sample
 
 
 def _moments(

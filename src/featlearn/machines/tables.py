@@ -166,7 +166,10 @@ class _Objects:
 
     def numbers(self, rows: slice, columns: NDArray[np.int64]) -> NDArray[np.float64]:
         chunk = self.data[rows]
-        return np.stack([_object_numbers(chunk[:, j], column_place(j, None)) for j in columns.tolist()], axis=1)
+        numbers = np.empty((len(chunk), len(columns)))
+        for place, j in enumerate(columns.tolist()):
+            numbers[:, place] = _object_numbers(chunk[:, j], column_place(j, None))
+        return numbers
 
     def values(self, rows: slice, column: int) -> list[Level | None]:
         return _object_values(self.data[rows, column], column_place(column, None))
@@ -197,7 +200,10 @@ class _Frame:
         return _object_kind(series.to_numpy(dtype=object), place)
 
     def numbers(self, rows: slice, columns: NDArray[np.int64]) -> NDArray[np.float64]:
-        return np.stack([self._column(rows, j) for j in columns.tolist()], axis=1)
+        numbers = np.empty((len(range(self.n_rows)[rows]), len(columns)))
+        for place, j in enumerate(columns.tolist()):
+            numbers[:, place] = self._column(rows, j)
+        return numbers
 
     def values(self, rows: slice, column: int) -> list[Level | None]:
         series = self.data.iloc[rows, column]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -71,14 +71,14 @@ class RobustCurves:
     width: Vector
 
     @classmethod
-    def fit(cls, samples: Sequence[Sample]) -> RobustCurves:
+    def fit(cls, samples: Iterable[Sample]) -> RobustCurves:
         """Curves from one sample a column; no column is constant."""
-        center = [sample.quantile(0.5) for sample in samples]
-        width = [
-            sample.quantile(0.75) - sample.quantile(0.25)
-            or float(np.average(np.abs(sample.values - middle), weights=sample.mass))
-            for sample, middle in zip(samples, center, strict=True)
-        ]
+        center, width = [], []
+        for sample in samples:
+            center.append(sample.quantile(0.5))
+            quartiles = sample.quantile(0.75) - sample.quantile(0.25)
+            distance = float(np.average(np.abs(sample.values - center[-1]), weights=sample.mass))
+            width.append(quartiles if quartiles > 0 else distance)
         return cls(np.array(center), np.array(width))
 
     def __call__(self, x: Vector) -> Vector:
@@ -106,7 +106,7 @@ class RankCurves:
     reach: NDArray[np.float64]  # (q, 2): below, above
 
     @classmethod
-    def fit(cls, samples: Sequence[Sample], normal: bool) -> RankCurves:
+    def fit(cls, samples: Iterable[Sample], normal: bool) -> RankCurves:
         """Curves from one sample a column; no column is constant."""
         knots, scores, reach = [], [], []
         for sample in samples:
@@ -119,7 +119,7 @@ class RankCurves:
             knots.append(values)
             scores.append(np.asarray(ndtri(ranks)) if normal else ranks)
             reach.append([1.0, 1.0] if normal else [ranks[0], 1 - ranks[-1]])
-        return cls(tuple(knots), tuple(scores), np.array(reach).reshape(len(samples), 2))
+        return cls(tuple(knots), tuple(scores), np.array(reach).reshape(len(knots), 2))
 
     def __call__(self, x: Vector) -> Vector:
         """Values of the curves at x of shape (n, q)."""
@@ -149,8 +149,8 @@ def _levelling(rise: Vector, reach: float) -> Vector:
     return np.asarray(reach * (1 - reach / (reach + rise)))
 
 
-def fit_curves(transform: str, samples: Sequence[Sample]) -> Curves:
-    """Curves by name: "robust", "quantile" (normal scores) or "uniform" (uniform scores)."""
+def fit_curves(transform: str, samples: Iterable[Sample]) -> Curves:
+    """Curves by name: "robust", "quantile" (normal scores), "uniform" (uniform scores); holds one sample at a time."""
     return RobustCurves.fit(samples) if transform == "robust" else RankCurves.fit(samples, transform == "quantile")
 
 
