@@ -98,8 +98,9 @@ def _sums_loop(absolute: bool, single: bool) -> Callable[..., None]:
                     sums[j] += term(abs(x0 - z0[j]), p)
             own = x_rounding[i]
             for j in range(width):
-                if sums[j] <= own + rounding[j]:
-                    sums[j] = 0
+                limit = own + rounding[j]
+                # Terms make nothing of NaN; it enters here, through the norms of its row.
+                sums[j] = 0 if sums[j] <= limit else sums[j] + 0 * limit
 
     return loop
 
@@ -150,7 +151,7 @@ def _sign(u: Any, p: Any) -> Any:
 
 @compiled
 def _power_double(size: Any, p: Any) -> Any:
-    return size**p if size > 0 else 0 * size  # NaN stays NaN
+    return size**p if size > 0 else 0.0
 
 
 @compiled
@@ -192,7 +193,7 @@ def _power_single(size: Any, p: Any) -> Any:
     b0, b1, b2, b3, b4, b5, b6 = _EXP
     fraction = b0 + f * (b1 + f * (b2 + f * (b3 + f * (b4 + f * (b5 + f * b6)))))
     scale = np.int32(np.int32(np.int32(whole) + _BIAS) << _MANTISSA).view(np.float32)
-    return fraction * scale if size >= _TINY else _ZERO * size  # NaN stays NaN
+    return fraction * scale if size >= _TINY else _ZERO
 
 
 @compiled

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..exceptions import DataError
-from .base import Kernel, blocks, check_pair, weighted_sums
+from .base import Kernel, blocks, check_pair, own_pairs, weighted_sums
 
 __all__ = ["ArcCosNTK"]
 
@@ -76,6 +76,7 @@ class ArcCosNTK(Kernel):
         """``(depth + 1) |x|^2``, which rounding in ``arccos`` would miss."""
         return (self.depth + 1) * x.square().sum(dim=1)
 
+    @torch.no_grad()
     def expansion_gradient(self, x: Tensor, z: Tensor, dual: Tensor, *, rows: Tensor | None = None) -> Tensor:
         """Gradients (m, C, d) of a kernel expansion, as :meth:`Kernel.expansion_gradient`.
 
@@ -86,16 +87,20 @@ class ArcCosNTK(Kernel):
         check_pair(x, z, dual, rows)
         gradients = z.new_zeros(len(z), dual.shape[1], z.shape[1])
         for part, columns in blocks(len(z), len(x)):
-            along_x, along_z = self._slopes(z[part], x[columns])
+            own = None if rows is None else own_pairs(rows[part], columns)
+            along_x, along_z = self._slopes(z[part], x[columns], own)
             gradients[part] += weighted_sums(along_x, dual[columns], x[columns])
             gradients[part] += (along_z @ dual[columns])[..., None] * z[part, None]
         return gradients
 
-    def _slopes(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _slopes(self, z: Tensor, x: Tensor, own: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         """P and Q (m, n) with ``d k(x_i, z_j) / d z_j = P_ji x_i + Q_ji z_j``: the recursion in reverse."""
         norm, blank = _norm_product(z, x)
         ratio = (norm / z.square().sum(dim=1)[:, None]).masked_fill_(blank, 0)  # |x| / |z|
-        s = t = z @ x.mT
+        s = z @ x.mT
+        if own is not None:
+            s[own] = norm[own]  # exactly parallel, which rounding would miss
+        t = s
         layers = []
         for _ in range(self.depth):
             rho = (s / norm).clamp_(-1, 1)

@@ -13,7 +13,17 @@ from torch import Tensor
 
 from ..exceptions import DataError
 
-__all__ = ["EQUAL", "Kernel", "blocks", "check_pair", "check_square", "positive", "slices", "weighted_sums"]
+__all__ = [
+    "EQUAL",
+    "Kernel",
+    "blocks",
+    "check_pair",
+    "check_square",
+    "positive",
+    "slices",
+    "wants_graph",
+    "weighted_sums",
+]
 
 TILE = 512  # rows at once: a square of float32 is 1 MB, which stays in cache
 CHUNK = 2**26  # bytes of kernel values, or of differences between rows, held at once
@@ -74,14 +84,16 @@ class Kernel(ABC):
             Unless both are matrices with as many columns, of one floating dtype and on one device.
         """
         check_pair(x, z)
-        if torch.is_grad_enabled() and (x.requires_grad or z.requires_grad):
+        if wants_graph(x, z):
             return self.definition(x, z)
         return self._matrix(x, z)
 
     def _matrix(self, x: Tensor, z: Tensor) -> Tensor:
         """The fast form of :meth:`matrix`, without a graph; here the definition on chunks of z."""
-        step = _rows_at_once(x.numel() * x.element_size())
-        return torch.cat([self.definition(x, z[part]) for part in slices(len(z), step)], dim=1)
+        out = x.new_empty(len(x), len(z))
+        for part in slices(len(z), _rows_at_once(x.numel() * x.element_size())):
+            out[:, part] = self.definition(x, z[part])
+        return out
 
     def fill_(self, x: Tensor, out: Tensor) -> Tensor:
         """The symmetric matrix ``k(x_i, x_j)`` written into ``out`` (n, n), which is returned.
@@ -114,15 +126,15 @@ class Kernel(ABC):
         Returns
         -------
         Tensor of shape (m, C)
+            Differentiable, as :meth:`matrix`.
 
         Notes
         -----
         Never holds more than 64 MB of kernel values; the chunks depend on the shapes alone.
         """
         check_pair(x, z, dual)
-        step = _rows_at_once(len(x) * x.element_size())
-        parts = [self.matrix(x, z[part]).mT @ dual for part in slices(len(z), step)]
-        return torch.cat(parts)
+        parts = list(slices(len(z), _rows_at_once(len(x) * x.element_size()))) or [slice(0)]
+        return torch.cat([self.matrix(x, z[part]).mT @ dual for part in parts])
 
     def expansion_gradient(self, x: Tensor, z: Tensor, dual: Tensor, *, rows: Tensor | None = None) -> Tensor:
         r"""Gradients of a kernel expansion, ``d f_c / d z_j``.
@@ -142,12 +154,12 @@ class Kernel(ABC):
 
         Notes
         -----
-        This one differentiates the plain definition, with C backward passes and arrays (n, chunk of m, d).
+        Not differentiable again. This one differentiates the plain definition, with C backward passes and arrays
+        (n, chunk of m, d).
         """
         check_pair(x, z, dual, rows)
-        step = _rows_at_once(x.numel() * x.element_size())
         gradients = z.new_empty(len(z), dual.shape[1], z.shape[1])
-        for part in slices(len(z), step):
+        for part in slices(len(z), _rows_at_once(x.numel() * x.element_size())):
             own = None if rows is None or self.smooth else rows[part]
             gradients[part] = self._autograd(x, z[part], dual, own)
         return gradients
@@ -165,6 +177,11 @@ class Kernel(ABC):
             return torch.stack([torch.autograd.grad(column, leaf, retain_graph=True)[0] for column in columns], dim=1)
 
 
+def wants_graph(*tensors: Tensor) -> bool:
+    """Whether the answer has to be differentiable."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
 def slices(length: int, step: int) -> Iterator[slice]:
     """Consecutive slices of at most ``step``."""
     for start in range(0, length, step):
@@ -174,6 +191,12 @@ def slices(length: int, step: int) -> Iterator[slice]:
 def blocks(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
     """Blocks of a matrix that fit in cache, row after row."""
     return ((one, other) for one in slices(rows, TILE) for other in slices(columns, TILE))
+
+
+def own_pairs(rows: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
+    """Positions within a block of the pairs (point, the same training row)."""
+    inside = ((rows >= columns.start) & (rows < columns.stop)).nonzero()[:, 0]
+    return inside, rows[inside] - columns.start
 
 
 def weighted_sums(w: Tensor, dual: Tensor, x: Tensor) -> Tensor:

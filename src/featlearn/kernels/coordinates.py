@@ -29,10 +29,10 @@ class CoordinateDistances:
     """
 
     def __init__(self, x: Tensor, z: Tensor, p: float) -> None:
-        self.x, self.z, self.p = x.contiguous(), z.contiguous(), p
+        self.x, self.z, self.p = x.detach().contiguous(), z.detach().contiguous(), p
         rounding = (EQUAL * torch.finfo(x.dtype).eps) ** p
-        self._x_rounding = rounding * (x.abs() ** p).sum(dim=1)
-        self._z_rounding = self._x_rounding if z is x else rounding * (z.abs() ** p).sum(dim=1)
+        self._x_rounding = rounding * (self.x.abs() ** p).sum(dim=1)
+        self._z_rounding = self._x_rounding if z is x else rounding * (self.z.abs() ** p).sum(dim=1)
 
     def block_(self, rows: slice, columns: slice, out: Tensor, *, equal: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Between ``x[rows]`` and ``z[columns]``, written into ``out`` and returned; not negative.
@@ -52,7 +52,7 @@ class CoordinateDistances:
     def add_gradients_(self, rows: slice, columns: slice, w: Tensor, dual: Tensor, out: Tensor) -> None:
         """Add ``sum_j w_ij dual_jc sign(u) |u|^(p-1)``, u = z_j - x_i, to ``out`` (rows, C, d)."""
         x, z = self.x[rows], self.z[columns]
-        for part in slices(len(x), max(1, CHUNK // (4 * z.numel() * z.element_size()))):
+        for part in slices(len(x), max(1, CHUNK // (4 * max(1, z.numel()) * z.element_size()))):
             difference = z - x[part, None]  # (part, columns, d)
             size = difference.abs()
             terms = difference.sign() * torch.where(size > 0, size, 1.0) ** (self.p - 1)

@@ -15,7 +15,7 @@ class SquaredDistances:
 
     .. math:: |x_i - z_j|^2 = |x_i|^2 + |z_j|^2 - 2 x_i \cdot z_j = [x_i, |x_i|^2, 1] \cdot [-2 z_j, 1, |z_j|^2],
 
-    one matrix product, of rows centred at the mean of x. Where the result is within rounding of 0 (at most
+    one matrix product, of rows centred at the mean of z. Where the result is within rounding of 0 (at most
     ``64 eps (|x_i|^2 + |z_j|^2)``) it is replaced by the sum of the squared differences, and by 0 exactly if the rows
     are equal up to the rounding of their coordinates. In single precision the product alone puts equal rows about
     1e-3 of their norm apart, which a kernel with a kink at 0 shows.
@@ -29,7 +29,8 @@ class SquaredDistances:
     Attributes
     ----------
     center : Tensor of shape (d,)
-        What is subtracted from both: differences of rows do not see it, rounding does.
+        What is subtracted from both: differences of rows do not see it, rounding does. It comes from z, the training
+        rows of an expansion, so that no point's value depends on the other points.
 
     Notes
     -----
@@ -37,8 +38,9 @@ class SquaredDistances:
     """
 
     def __init__(self, x: Tensor, z: Tensor | None = None) -> None:
-        self.x, self.z = x, x if z is None else z
-        self.center = x.mean(dim=0) if len(x) else x.new_zeros(x.shape[1])
+        self.x = x.detach()
+        self.z = self.x if z is None else z.detach()
+        self.center = self.z.mean(dim=0) if len(self.z) else self.z.new_zeros(self.z.shape[1])
         self._left = self._lifted(self.x, 1.0)
         self._right = self._lifted(self.z, -2.0)
         self._eps = EQUAL * torch.finfo(x.dtype).eps
@@ -89,7 +91,7 @@ class SquaredDistances:
             return
         i, j = (out <= left[:, None] + right).nonzero(as_tuple=True)
         x, z = self.x[rows], self.z[columns]
-        for part in slices(len(i), max(1, CHUNK // (16 * x.shape[1]))):
+        for part in slices(len(i), CHUNK // (16 * max(1, x.shape[1]))):
             one, other = x[i[part]], z[j[part]]
             exact = (one - other).square_().sum(dim=1)
             rounding = self._eps**2 * (one.square_().sum(dim=1) + other.square_().sum(dim=1))

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .base import EQUAL, TILE, Kernel, blocks, check_pair, check_square, slices
+from .base import EQUAL, TILE, Kernel, blocks, check_pair, check_square, own_pairs, slices, wants_graph
 
 __all__ = ["BlockDistances", "ExponentialKernel"]
 
@@ -141,6 +141,8 @@ class ExponentialKernel(Kernel):
     def expansion(self, x: Tensor, z: Tensor, dual: Tensor) -> Tensor:
         """Values (m, C) of a kernel expansion, as :meth:`Kernel.expansion`; holds one block of kernel values."""
         check_pair(x, z, dual)
+        if wants_graph(x, z, dual):
+            return super().expansion(x, z, dual)
         distances, work = self.distances(z, x), _workspace(x)
         values = dual.new_zeros(len(z), dual.shape[1])
         for rows, columns in blocks(len(z), len(x)):
@@ -148,13 +150,14 @@ class ExponentialKernel(Kernel):
             values[rows].addmm_(block, dual[columns])
         return values
 
+    @torch.no_grad()
     def expansion_gradient(self, x: Tensor, z: Tensor, dual: Tensor, *, rows: Tensor | None = None) -> Tensor:
         """Gradients (m, C, d) of a kernel expansion, as :meth:`Kernel.expansion_gradient`; holds one block of w."""
         check_pair(x, z, dual, rows)
         distances, work = self.distances(z, x), _workspace(x)
         gradients = z.new_zeros(len(z), dual.shape[1], z.shape[1])
         for part, columns in blocks(len(z), len(x)):
-            equal = None if rows is None else _own(rows[part], columns)
+            equal = None if rows is None else own_pairs(rows[part], columns)
             w = self.slope_(distances.block_(part, columns, _shaped(work, part, columns), equal=equal))
             distances.add_gradients_(part, columns, w, dual[columns], gradients[part])
         return gradients
@@ -168,9 +171,3 @@ def _shaped(work: Tensor, rows: slice, columns: slice) -> Tensor:
     """A contiguous view of the work space of a block's shape."""
     shape = (rows.stop - rows.start, columns.stop - columns.start)
     return work[: shape[0] * shape[1]].view(shape)
-
-
-def _own(rows: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
-    """Positions within a block of the pairs (point, the same training row)."""
-    inside = ((rows >= columns.start) & (rows < columns.stop)).nonzero()[:, 0]
-    return inside, rows[inside] - columns.start

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..exceptions import DataError
@@ -89,6 +90,7 @@ class Metric(Kernel):
         """Values (m, C) of a kernel expansion."""
         return self.kernel.expansion(self.project(x), self.project(z), dual)
 
+    @torch.no_grad()
     def expansion_gradient(self, x: Tensor, z: Tensor, dual: Tensor, *, rows: Tensor | None = None) -> Tensor:
         """Gradients (m, C, d) with respect to z, not to its projection."""
         check_pair(x, z, dual, rows)

@@ -79,6 +79,7 @@ class QuadraticKernel(Kernel):
             hessian.diagonal().add_(dual @ _excess(x))
         return hessian
 
+    @torch.no_grad()
     def expansion_gradient(self, x: Tensor, z: Tensor, dual: Tensor, *, rows: Tensor | None = None) -> Tensor:
         """Gradients (m, C, d) of a kernel expansion, as :meth:`Kernel.expansion_gradient`.
 
