@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import CHUNK, EQUAL, slices, weighted_sums
+from .base import CHUNK, EQUAL, weighted_sums
 
 __all__ = ["SquaredDistances"]
 
@@ -17,8 +17,9 @@ class SquaredDistances:
 
     one matrix product, of rows centred at the mean of z. Where the result is within rounding of 0 (at most
     ``64 eps (|x_i|^2 + |z_j|^2)``) it is replaced by the sum of the squared differences, and by 0 exactly if the rows
-    are equal up to the rounding of their coordinates. In single precision the product alone puts equal rows about
-    1e-3 of their norm apart, which a kernel with a kink at 0 shows.
+    are equal up to the rounding of their coordinates (at most ``(64 eps)^2 (|x_i|^2 + |z_j|^2)``, not centred). In
+    single precision the product alone puts equal rows about 1e-3 of their norm apart, which a kernel with a kink at 0
+    shows.
 
     Parameters
     ----------
@@ -41,27 +42,21 @@ class SquaredDistances:
         self.x = x.detach()
         self.z = self.x if z is None else z.detach()
         self.center = self.z.mean(dim=0) if len(self.z) else self.z.new_zeros(self.z.shape[1])
-        self._left = self._lifted(self.x, 1.0)
-        self._right = self._lifted(self.z, -2.0)
-        self._eps = EQUAL * torch.finfo(x.dtype).eps
+        self._left, self._near_left, self._same_left = self._prepared(self.x, left=True)
+        self._right, self._near_right, self._same_right = self._prepared(self.z, left=False)
 
-    def _lifted(self, rows: Tensor, factor: float) -> Tensor:
+    def _prepared(self, rows: Tensor, *, left: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """One side of the product, and each row's part in what counts as close and as equal."""
         n, d = rows.shape
         lifted = rows.new_empty(n, d + 2)
         centred = torch.sub(rows, self.center, out=lifted[:, :d])
-        norm, one = (d, d + 1) if factor == 1.0 else (d + 1, d)
-        lifted[:, norm] = (centred * centred).sum(dim=1)
-        lifted[:, one] = 1.0
-        centred.mul_(factor)
-        return lifted
-
-    @property
-    def _left_norms(self) -> Tensor:
-        return self._left[:, -2]
-
-    @property
-    def _right_norms(self) -> Tensor:
-        return self._right[:, -1]
+        lifted[:, d if left else d + 1] = norms = centred.square().sum(dim=1)
+        lifted[:, d + 1 if left else d] = 1.0
+        if not left:
+            centred.mul_(-2)
+        eps = EQUAL * torch.finfo(rows.dtype).eps
+        same = eps**2 * rows.square().sum(dim=1)
+        return lifted, eps * norms + same, same
 
     def block_(self, rows: slice, columns: slice, out: Tensor, *, equal: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Squared distances between ``x[rows]`` and ``z[columns]``, written into ``out`` and returned; not negative.
@@ -85,14 +80,14 @@ class SquaredDistances:
 
     def _correct_(self, rows: slice, columns: slice, out: Tensor) -> None:
         """Replace what is within rounding of 0 by the sum of the squared differences."""
-        left, right = self._eps * self._left_norms[rows], self._eps * self._right_norms[columns]
+        left, right = self._near_left[rows], self._near_right[columns]
         # Almost every block has no such pair: one pass over it says so.
         if out.amin() > left.amax() + right.amax():
             return
-        i, j = (out <= left[:, None] + right).nonzero(as_tuple=True)
+        close = (out <= left[:, None] + right).nonzero()
         x, z = self.x[rows], self.z[columns]
-        for part in slices(len(i), CHUNK // (16 * max(1, x.shape[1]))):
-            one, other = x[i[part]], z[j[part]]
-            exact = (one - other).square_().sum(dim=1)
-            rounding = self._eps**2 * (one.square_().sum(dim=1) + other.square_().sum(dim=1))
-            out[i[part], j[part]] = exact.masked_fill_(exact <= rounding, 0.0)
+        same_x, same_z = self._same_left[rows], self._same_right[columns]
+        for part in close.split(CHUNK // (16 * max(1, x.shape[1]))):
+            i, j = part.unbind(dim=1)
+            exact = (x[i] - z[j]).square_().sum(dim=1)
+            out[i, j] = exact.masked_fill_(exact <= same_x[i] + same_z[j], 0.0)
