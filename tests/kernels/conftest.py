@@ -9,7 +9,17 @@ import torch
 from cases import normal
 from torch import Tensor
 
-from featlearn.kernels import ArcCosNTK, GaussianKernel, Kernel, LaplaceKernel, LpqKernel, Metric, QuadraticKernel
+from featlearn.kernels import (
+    ArcCosNTK,
+    ColumnWarp,
+    GaussianKernel,
+    Kernel,
+    LaplaceKernel,
+    LpqKernel,
+    MeanKernel,
+    Metric,
+    QuadraticKernel,
+)
 
 D = 5
 PLAIN: list[Kernel] = [
@@ -33,12 +43,17 @@ PLAIN: list[Kernel] = [
 FACTORS = {"thin": normal(D, 3, seed=8), "square": normal(D, D, seed=9), "diagonal": normal(D, seed=10), "none": None}
 
 
+WARP = ColumnWarp.identity(normal(40, D, seed=11), pieces=6).learned(
+    normal(60, D, seed=12), normal(60, D, seed=13) ** 2, power=2.0
+)
+
+
 class Named:
     """A kernel with a short name for the test's id."""
 
-    def __init__(self, kernel: Kernel, metric: str = "") -> None:
-        self.kernel = Metric(kernel, FACTORS[metric]) if metric else kernel
-        self.name = f"{kernel!r} {metric}".strip()
+    def __init__(self, kernel: Kernel, metric: str = "", *, warp: bool = False) -> None:
+        self.kernel = Metric(kernel, FACTORS[metric], WARP if warp else None) if metric else kernel
+        self.name = f"{kernel!r} {metric}{' warped' if warp else ''}".strip()
 
 
 CASES = [Named(kernel) for kernel in PLAIN]
@@ -48,6 +63,10 @@ CASES += [
     for metric in FACTORS
 ]
 CASES += [Named(LpqKernel(6.0), "square"), Named(LpqKernel(4.0, p=1.3, q=1.0), "diagonal")]
+CASES += [Named(LaplaceKernel(2.0), "square", warp=True), Named(LpqKernel(6.0), "diagonal", warp=True)]
+MEAN = Named(MeanKernel((CASES[-2].kernel, CASES[-1].kernel)))
+MEAN.name = "mean of two"
+CASES.append(MEAN)
 
 
 @pytest.fixture(params=CASES, ids=lambda case: case.name)

@@ -117,11 +117,8 @@ def test_blocks_change_no_result(kernel: Kernel, points: Points, small_blocks: A
 
 
 def test_single_precision_agrees_with_double(kernel: Kernel, points: Points) -> None:
-    if isinstance(kernel, Metric):
-        kernel = Metric(kernel.kernel, None if kernel.factor is None else kernel.factor.float())
-        exact = Metric(kernel.kernel, None if kernel.factor is None else kernel.factor.double())
-    else:
-        exact = kernel
+    kernel = kernel.to(points[0].float())
+    exact = kernel.to(points[0])  # of the rounded factor
     single = [tensor.float() for tensor in points]
     x, z, dual = (tensor.double() for tensor in single)
     for computed, expected in (

@@ -9,17 +9,21 @@ from .exponential import ExponentialKernel
 from .gaussian import GaussianKernel
 from .laplace import LaplaceKernel
 from .lpq import LpqKernel
+from .mean import MeanKernel
 from .metric import Metric
 from .quadratic import QuadraticKernel
 from .radial import RadialKernel
+from .warp import ColumnWarp
 
 __all__ = [
     "ArcCosNTK",
+    "ColumnWarp",
     "ExponentialKernel",
     "GaussianKernel",
     "Kernel",
     "LaplaceKernel",
     "LpqKernel",
+    "MeanKernel",
     "Metric",
     "QuadraticKernel",
     "RadialKernel",

@@ -19,7 +19,9 @@ __all__ = [
     "blocks",
     "check_pair",
     "check_square",
+    "own_pairs",
     "positive",
+    "put_",
     "slices",
     "wants_graph",
     "weighted_sums",
@@ -65,6 +67,10 @@ class Kernel(ABC):
         """The same kernel with another bandwidth; kernels without one return themselves."""
         return self
 
+    def to(self, rows: Tensor) -> Kernel:
+        """The same kernel for rows of this dtype and on this device; kernels that hold no tensors return themselves."""
+        return self
+
     def matrix(self, x: Tensor, z: Tensor) -> Tensor:
         """``k(x_i, z_j)``.
 
@@ -95,19 +101,20 @@ class Kernel(ABC):
             out[:, part] = self.definition(x, z[part])
         return out
 
-    def fill_(self, x: Tensor, out: Tensor) -> Tensor:
+    def fill_(self, x: Tensor, out: Tensor, *, add: float | None = None) -> Tensor:
         """The symmetric matrix ``k(x_i, x_j)`` written into ``out`` (n, n), which is returned.
 
         Only blocks on and below the diagonal are computed; the rest is mirrored, so that ``out`` is exactly symmetric.
+        With ``add``, that multiple of the matrix is added to what ``out`` holds.
         """
         check_square(x, out)
+        diagonal = self.diagonal(x)
         for rows in slices(len(x), TILE):
             block = self.matrix(x[rows], x[: rows.stop])
             square = block[:, rows.start :]
-            out[rows, : rows.start] = block[:, : rows.start]
-            out[: rows.start, rows] = block[:, : rows.start].mT
-            out[rows, rows] = square.tril() + square.tril(-1).mT
-        out.diagonal().copy_(self.diagonal(x))
+            square.copy_(square.tril(-1) + square.tril(-1).mT + diagonal[rows].diag())
+            put_(out[rows, : rows.stop], block, add)
+            put_(out[: rows.start, rows], block[:, : rows.start].mT, add)
         return out
 
     def diagonal(self, x: Tensor) -> Tensor:
@@ -180,6 +187,14 @@ class Kernel(ABC):
 def wants_graph(*tensors: Tensor) -> bool:
     """Whether the answer has to be differentiable."""
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def put_(out: Tensor, block: Tensor, add: float | None) -> None:
+    """Write a block, or add a multiple of it."""
+    if add is None:
+        out.copy_(block)
+    else:
+        out.add_(block, alpha=add)
 
 
 def slices(length: int, step: int) -> Iterator[slice]:

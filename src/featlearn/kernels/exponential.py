@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .base import EQUAL, TILE, Kernel, blocks, check_pair, check_square, own_pairs, slices, wants_graph
+from .base import EQUAL, TILE, Kernel, blocks, check_pair, check_square, own_pairs, put_, slices, wants_graph
 
 __all__ = ["BlockDistances", "ExponentialKernel"]
 
@@ -122,7 +122,7 @@ class ExponentialKernel(Kernel):
             out[rows, columns] = self.profile_(distances.block_(rows, columns, _shaped(work, rows, columns)))
         return out
 
-    def fill_(self, x: Tensor, out: Tensor) -> Tensor:
+    def fill_(self, x: Tensor, out: Tensor, *, add: float | None = None) -> Tensor:
         """The symmetric matrix ``k(x_i, x_j)`` into ``out`` (n, n): lower blocks computed, upper ones mirrored."""
         check_square(x, out)
         distances = self.distances(x, x)
@@ -133,11 +133,11 @@ class ExponentialKernel(Kernel):
                 if columns == rows:
                     index = torch.arange(len(block), device=x.device)
                     self.profile_(distances.block_(rows, rows, block, equal=(index, index)))
-                    out[rows, rows] = block.tril() + block.tril(-1).mT
+                    put_(out[rows, rows], block.tril() + block.tril(-1).mT, add)
                 else:
-                    out[rows, columns] = self.profile_(distances.block_(rows, columns, block))
+                    put_(out[rows, columns], self.profile_(distances.block_(rows, columns, block)), add)
                     # Turned in cache first: writing columns of a large matrix one number at a time is slow.
-                    out[columns, rows] = _shaped(mirror, columns, rows).copy_(block.mT)
+                    put_(out[columns, rows], _shaped(mirror, columns, rows).copy_(block.mT), add)
         return out
 
     def diagonal(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Mahalanobis metrics around any kernel."""
+"""Mahalanobis metrics around any kernel, with or without a warp of the columns."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..exceptions import DataError
 from .base import Kernel, check_pair
+from .warp import ColumnWarp
 
 __all__ = ["Metric"]
 
@@ -19,6 +20,8 @@ class Metric(Kernel):
 
     .. math:: k_M(x, z) = k(x A, z A), \qquad \nabla_z k_M = (\nabla_u k)(x A, u = z A) \, A^\top, \qquad M = A A^\top
 
+    With a warp, rows x are :math:`\varphi(x)` first, and gradients are multiplied by :math:`\varphi'(z)` in the end.
+
     Parameters
     ----------
     kernel : Kernel
@@ -26,6 +29,8 @@ class Metric(Kernel):
     factor : Tensor of shape (d, k) or (d,), optional
         A; a vector is a diagonal matrix, and None the identity. Kernels that are rotation invariant see M alone, so
         that A may be thin (k < d); for the others A should be the symmetric root of M.
+    warp : ColumnWarp, optional
+        Monotone map of every column, before the factor.
 
     Raises
     ------
@@ -35,6 +40,7 @@ class Metric(Kernel):
 
     kernel: Kernel
     factor: Tensor | None = None
+    warp: ColumnWarp | None = None
 
     def __post_init__(self) -> None:
         if self.factor is not None and self.factor.dim() not in (1, 2):
@@ -57,11 +63,18 @@ class Metric(Kernel):
 
     def with_bandwidth(self, bandwidth: float) -> Metric:
         """The same metric around the kernel with another bandwidth."""
-        return Metric(self.kernel.with_bandwidth(bandwidth), self.factor)
+        return Metric(self.kernel.with_bandwidth(bandwidth), self.factor, self.warp)
+
+    def to(self, rows: Tensor) -> Metric:
+        """Factor and warp for rows of this dtype and on this device."""
+        factor = None if self.factor is None else self.factor.to(rows)
+        return Metric(self.kernel.to(rows), factor, None if self.warp is None else self.warp.to(rows))
 
     def project(self, x: Tensor) -> Tensor:
-        """Rows ``x A`` of shape (n, k)."""
+        """Rows ``x A`` of shape (n, k), those that the kernel inside sees."""
         factor = self.factor
+        if self.warp is not None:
+            x = self.warp(x)
         if factor is None:
             return x
         if x.dim() != 2 or x.shape[1] != len(factor) or x.dtype != factor.dtype or x.device != factor.device:
@@ -78,9 +91,9 @@ class Metric(Kernel):
     def _matrix(self, x: Tensor, z: Tensor) -> Tensor:
         return self.kernel.matrix(self.project(x), self.project(z))
 
-    def fill_(self, x: Tensor, out: Tensor) -> Tensor:
+    def fill_(self, x: Tensor, out: Tensor, *, add: float | None = None) -> Tensor:
         """The symmetric matrix of the projected rows, in place."""
-        return self.kernel.fill_(self.project(x), out)
+        return self.kernel.fill_(self.project(x), out, add=add)
 
     def diagonal(self, x: Tensor) -> Tensor:
         """Of the projected rows."""
@@ -95,7 +108,6 @@ class Metric(Kernel):
         """Gradients (m, C, d) with respect to z, not to its projection."""
         check_pair(x, z, dual, rows)
         gradient = self.kernel.expansion_gradient(self.project(x), self.project(z), dual, rows=rows)
-        factor = self.factor
-        if factor is None:
-            return gradient
-        return gradient * factor if factor.dim() == 1 else gradient @ factor.mT
+        if self.factor is not None:
+            gradient = gradient * self.factor if self.factor.dim() == 1 else gradient @ self.factor.mT
+        return gradient if self.warp is None else gradient * self.warp.derivative(z)[:, None]
