@@ -1,0 +1,216 @@
+r"""Kernel ridge regression: one door to every solver."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .._random import generator as seeded
+from ..exceptions import DataError
+from .cholesky import relative_residual, ridge_diagonal, solve_cholesky
+from .eigenpro import solve_eigenpro
+from .gram import GramOperator, TiledGram, as_operator, check_alpha, check_system
+from .nystrom import NystromPreconditioner
+from .pcg import Iterate, conjugate_gradients
+from .ridge_path import RidgePath
+from .solution import Reason, RidgeSolution, RidgeSolver
+
+__all__ = ["RidgePath", "RidgeSolution", "RidgeSolver", "solve_ridge"]
+
+DIRECT_ROWS = 4000  # "auto" is Cholesky up to here
+
+
+def solve_ridge(
+    gram: Tensor | GramOperator,
+    targets: Tensor,
+    alpha: float,
+    *,
+    weights: Tensor | None = None,
+    solver: str | RidgeSolver = "auto",
+    generator: torch.Generator | None = None,
+    initial: Tensor | None = None,
+    overwrite: bool = False,
+) -> RidgeSolution:
+    r"""Dual coefficients of weighted kernel ridge regression.
+
+    .. math::
+
+        \min_f \sum_i w_i |y_i - f(x_i)|^2 + \alpha |f|_{\mathcal H}^2, \qquad
+        (K + \alpha \operatorname{diag}(1/w)) \, \beta = Y
+
+    There is no factor n and no factor 1/2: alpha is that of scikit-learn's ``KernelRidge``. A row of weight 2 counts
+    exactly as two equal rows.
+
+    Parameters
+    ----------
+    gram : Tensor of shape (n, n), or GramOperator
+        Symmetric kernel matrix, float32 or float64; or an object such as
+        :class:`~featlearn.linalg.gram.TiledGram` that computes rows when asked, where the matrix does not fit.
+    targets : Tensor of shape (n, C)
+        Y, of the dtype and device of K; a sparse tensor is made dense.
+    alpha : float
+        Ridge >= 0, in units of the kernel. Never raised silently.
+    weights : Tensor of shape (n,), optional
+        Positive sample weights; rows of weight 0 are to be dropped.
+    solver : str or RidgeSolver, default "auto"
+        A method by name, or a :class:`RidgeSolver`. "auto": Cholesky for n <= 4000, PCG above.
+    generator : torch.Generator, optional
+        Draws the rows of the preconditioner, and the batches of EigenPro; by default one with a fixed seed.
+    initial : Tensor of shape (n, C), optional
+        First iterate of PCG and EigenPro.
+    overwrite : bool, default False
+        Let Cholesky use ``gram`` as workspace, so that no second n x n array is made in K's precision. On return it
+        holds K again. Other methods never change ``gram``.
+
+    Returns
+    -------
+    RidgeSolution
+        ``dual_coef`` (n, C) in the dtype of ``targets``.
+
+    Raises
+    ------
+    DataError
+        For bad shapes, dtypes, NaN, weights that are not positive or a negative alpha, before any work; for a matrix
+        that is not positive definite with this alpha, naming one that works.
+
+    Warns
+    -----
+    FeatlearnWarning
+        For the reasons "max_iter", "stagnated", "breakdown", "interrupted" and "pseudo_inverse".
+
+    Notes
+    -----
+    - Cholesky: ``n^3/3`` flops. alpha = 0 is solved in float64; a singular K by its pseudo-inverse, with a warning.
+    - PCG: K is read once an iteration, ``2 n^2 C`` flops, and nothing else of size n^2 is made. Weights run on
+      ``W^(1/2) K W^(1/2) + alpha I``, which is not formed.
+    - eigh: :class:`RidgePath` for one alpha. EigenPro: :func:`~featlearn.linalg.eigenpro.solve_eigenpro`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> gram = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
+    >>> solution = solve_ridge(gram, torch.tensor([[1.0], [0.0]]), alpha=1.0)
+    >>> solution.dual_coef, solution.reason
+    (tensor([[ 0.3750],
+            [-0.1250]]), 'exact')
+    """
+    start = time.perf_counter()
+    solver = RidgeSolver(solver) if isinstance(solver, str) else solver
+    alpha = check_alpha(alpha)
+    targets = targets.detach().to_dense()
+    check_system(gram, targets, weights)
+    if initial is not None and (initial.shape != targets.shape or not torch.isfinite(initial).all()):
+        raise DataError(f"Got initial of shape {tuple(initial.shape)}, but expected finite {tuple(targets.shape)}.")
+    if isinstance(gram, Tensor):
+        gram = gram.detach()
+    method = solver.method
+    if method == "auto":
+        method = "cholesky" if len(targets) <= DIRECT_ROWS else "pcg"
+    if method == "eigenpro":
+        return solve_eigenpro(
+            gram, targets, alpha, weights=weights, solver=solver, generator=generator, initial=initial
+        )
+    if method == "pcg":
+        iterate = _pcg(gram, targets, alpha, weights, solver, generator, initial)
+        solution = RidgeSolution(
+            iterate.rows.mT.to(targets).contiguous(), "pcg", iterate.reason, iterate.n_iter,
+            iterate.relative_residual, 0.0, 0.0,
+        )  # fmt: skip
+    else:
+        matrix = gram if isinstance(gram, Tensor) else _stored(gram, targets)
+        overwrite = overwrite or not isinstance(gram, Tensor)
+        solution = _direct(matrix, targets, alpha, weights, solver, method, overwrite)
+    return replace(solution, seconds=time.perf_counter() - start).warn()
+
+
+def _direct(
+    gram: Tensor,
+    targets: Tensor,
+    alpha: float,
+    weights: Tensor | None,
+    solver: RidgeSolver,
+    method: str,
+    overwrite: bool,
+) -> RidgeSolution:
+    if method == "cholesky":
+        double = solver.precision == "float64"
+        found = solve_cholesky(gram, targets, alpha, weights, tol=solver.tol, double=double, overwrite=overwrite)
+        if found is not None:
+            dual = found.dual.to(targets)
+            return RidgeSolution(dual, "cholesky", "exact", 0, found.relative_residual, 0.0, 0.0)
+    path = RidgePath(gram, targets, weights)
+    dual = path.solve(alpha)
+    rows = dual.mT.contiguous()
+    residual = targets.mT - rows @ gram - ridge_diagonal(alpha, weights, gram) * rows
+    reason: Reason = "pseudo_inverse" if alpha == 0 and path.is_singular() else "exact"
+    jitter = path.cut if reason == "pseudo_inverse" else 0.0
+    return RidgeSolution(dual, "eigh", reason, 0, relative_residual(residual, targets.mT), jitter, 0.0)
+
+
+def _stored(gram: GramOperator, targets: Tensor) -> Tensor:
+    """All rows of an operator, made exactly symmetric, for a method that needs the matrix."""
+    n = len(targets)
+    matrix = torch.empty(n, n, dtype=targets.dtype, device=targets.device)
+    for start in range(0, n, 512):
+        rows = slice(start, min(start + 512, n))
+        matrix[rows] = gram.rows(rows)
+        matrix[:start, rows] = matrix[rows, :start].mT
+        matrix[rows, rows] = matrix[rows, rows].tril() + matrix[rows, rows].tril(-1).mT
+    return matrix
+
+
+def _pcg(
+    gram: Tensor | GramOperator,
+    targets: Tensor,
+    alpha: float,
+    weights: Tensor | None,
+    solver: RidgeSolver,
+    generator: torch.Generator | None,
+    initial: Tensor | None,
+) -> Iterate:
+    if solver.precision == "float64" and targets.dtype != torch.float64:
+        gram, targets = _in_double(gram, len(targets)), targets.double()
+    operator = as_operator(gram)
+    rows = targets.mT.contiguous()
+    scale = None if weights is None else weights.double().sqrt().to(rows)
+    initial_rows = None if initial is None else initial.to(rows).mT.contiguous()
+
+    def product(right: Tensor) -> Tensor:
+        if scale is None:
+            return operator.product(right).add_(right, alpha=alpha)
+        return operator.product(right * scale).mul_(scale).add_(right, alpha=alpha)
+
+    def scaled_rows(index: Tensor) -> Tensor:
+        part = operator.rows(index)
+        return part if scale is None else part * scale * scale[index, None]
+
+    if scale is not None:
+        rows = rows * scale
+        initial_rows = None if initial_rows is None else initial_rows / scale
+    precondition = _preconditioner(scaled_rows, rows, alpha, solver.rank, generator)
+    iterate = conjugate_gradients(
+        product, rows, precondition, tol=solver.tol, max_iter=solver.max_iter, initial=initial_rows
+    )
+    return iterate if scale is None else iterate._replace(rows=iterate.rows * scale)
+
+
+def _preconditioner(
+    scaled_rows: Callable[[Tensor], Tensor], rows: Tensor, alpha: float, rank: int, generator: torch.Generator | None
+) -> Callable[[Tensor], Tensor]:
+    n = rows.shape[1]
+    rank = min(rank, n // 10)
+    if rank == 0:
+        return torch.clone
+    generator = seeded(0, "nystrom") if generator is None else generator
+    index = torch.randperm(n, generator=generator, device=generator.device)[:rank].sort().values.to(rows.device)
+    return NystromPreconditioner(scaled_rows, index, alpha).apply
+
+
+def _in_double(gram: Tensor | GramOperator, n: int) -> TiledGram:
+    """The same matrix, in float64 one tile at a time: no second matrix is stored."""
+    operator = as_operator(gram)
+    return TiledGram(lambda index: operator.rows(index).double(), n)
