@@ -89,7 +89,7 @@ class CholeskyFactor:
     def solve(self, targets: Tensor) -> Tensor:
         """``(K + diag(ridge))^-1 Y`` of shape (n, C)."""
         if not self.in_place:
-            return torch.cholesky_solve(targets, self.factor)
+            return torch.cholesky_solve(targets, self.factor).contiguous()
         columns = targets.mT.clone(memory_format=torch.contiguous_format)
         (potrs,) = get_lapack_funcs(("potrs",), (self.square,))
         potrs(self.square, columns.numpy().T, lower=1, overwrite_b=1)

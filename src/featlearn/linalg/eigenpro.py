@@ -139,27 +139,30 @@ class _Run:
 
     def _precondition(self, q: int) -> None:
         s, n = len(self.subset), len(self.targets)
+        largest = self._largest_diagonal()
         square = self._rows(self.subset)[:, self.subset].double()
-        if not torch.isfinite(square).all():
-            raise DataError("Got a kernel matrix with NaN or infinity, but expected finite numbers.")
         square.diagonal().add_(self.ridge[self.subset])
         values, vectors = torch.linalg.eigh((square + square.mT) / (2 * s))
         values, vectors = values.flip(0), vectors.flip(1)
         edge = float(values[q])
-        if edge <= 0:
+        if edge <= s * torch.finfo(torch.float64).eps * float(values.abs().max()):
             raise DataError(
                 f"Got a kernel matrix whose eigenvalue {q + 1} on {s} rows is {edge:.1e}, but expected a positive one. "
                 "Use a smaller top, or alpha > 0."
             )
         self.vectors = vectors[:, :q].to(self.targets)
         self.damping = ((1 - edge / values[:q]) / (s * values[:q])).to(self.targets)[:, None]
-        largest = self._largest_diagonal()
         self.batch = min(n, max(1, math.floor(largest / edge)))
         self.step = 1 / (largest + (self.batch - 1) * edge)
 
     def _largest_diagonal(self) -> float:
-        tiles = torch.arange(len(self.targets), device=self.targets.device).split(self.tile)
-        return max(float((self._rows(tile)[range(len(tile)), tile] + self.ridge[tile]).max()) for tile in tiles)
+        largest = -math.inf
+        for tile in torch.arange(len(self.targets), device=self.targets.device).split(self.tile):
+            rows = self._rows(tile)
+            if not torch.isfinite(rows).all():
+                raise DataError("Got a kernel matrix with NaN or infinity, but expected finite numbers.")
+            largest = max(largest, float((rows.gather(1, tile[:, None]).squeeze(1) + self.ridge[tile]).max()))
+        return largest
 
     def epoch(self) -> float:
         """One pass over all rows; the largest relative residual, each row's before its own step."""

@@ -13,7 +13,7 @@ from ..exceptions import DataError
 
 __all__ = ["DenseGram", "GramOperator", "TiledGram", "as_operator", "check_alpha", "check_system", "check_weights"]
 
-TILE_BYTES = 2**26  # of float64: a tile of recomputed rows
+TILE_BYTES = 2**25  # of float64: a tile of recomputed rows
 
 
 class GramOperator(Protocol):
@@ -66,7 +66,7 @@ class TiledGram:
     n : int
         Rows of K.
     block : int, optional
-        Rows of one tile; by default as many as 64 MB of float64 hold. Changes memory, not the result (up to rounding).
+        Rows of one tile; by default as many as 32 MB of float64 hold. Changes memory, not the result (up to rounding).
 
     Raises
     ------

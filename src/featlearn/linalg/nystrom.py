@@ -58,7 +58,7 @@ class NystromPreconditioner:
         square = (square + square.mT) / 2
         square.diagonal().add_(JITTER * square.diagonal().mean() * len(index))
         factor, failed = torch.linalg.cholesky_ex(square)
-        if int(failed):
+        if int(failed) or not torch.isfinite(rows).all():
             raise DataError(
                 f"Got a kernel matrix whose {len(index)} sampled rows are not positive definite or not finite. Is the "
                 'kernel positive definite? method="eigh" solves systems that are not.'

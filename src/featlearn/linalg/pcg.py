@@ -11,7 +11,7 @@ from torch import Tensor
 from ..exceptions import DataError
 from .solution import Reason
 
-__all__ = ["Iterate", "conjugate_gradients"]
+__all__ = ["Iterate", "Product", "conjugate_gradients"]
 
 PATIENCE = 50  # iterations without a new minimum of the residual
 DRIFT = 1e4  # roundings: a tolerance below this many is checked against the true residual

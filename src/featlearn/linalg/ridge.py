@@ -3,7 +3,6 @@ r"""Kernel ridge regression: one door to every solver."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -15,13 +14,14 @@ from .cholesky import relative_residual, ridge_diagonal, solve_cholesky
 from .eigenpro import solve_eigenpro
 from .gram import GramOperator, TiledGram, as_operator, check_alpha, check_system
 from .nystrom import NystromPreconditioner
-from .pcg import Iterate, conjugate_gradients
+from .pcg import Iterate, Product, conjugate_gradients
 from .ridge_path import RidgePath
 from .solution import Reason, RidgeSolution, RidgeSolver
 
 __all__ = ["RidgePath", "RidgeSolution", "RidgeSolver", "solve_ridge"]
 
 DIRECT_ROWS = 4000  # "auto" is Cholesky up to here
+CACHE_BYTES = 2**21  # of float64: rows of a stored matrix converted at once
 
 
 def solve_ridge(
@@ -86,7 +86,9 @@ def solve_ridge(
     -----
     - Cholesky: ``n^3/3`` flops. alpha = 0 is solved in float64; a singular K by its pseudo-inverse, with a warning.
     - PCG: K is read once an iteration, ``2 n^2 C`` flops, and nothing else of size n^2 is made. Weights run on
-      ``W^(1/2) K W^(1/2) + alpha I``, which is not formed.
+      ``W^(1/2) K W^(1/2) + alpha I``, which is not formed. Where rounding in float32 leaves more than tol, as
+      it does for bandwidths far above the distances, the last iterations run in float64 on rows converted a few at a
+      time.
     - eigh: :class:`RidgePath` for one alpha. EigenPro: :func:`~featlearn.linalg.eigenpro.solve_eigenpro`.
 
     Examples
@@ -172,45 +174,61 @@ def _pcg(
     generator: torch.Generator | None,
     initial: Tensor | None,
 ) -> Iterate:
+    """PCG in the precision asked for; in float32 that stagnates above tol, the rest in float64."""
+    double = _in_double(gram, len(targets))
     if solver.precision == "float64" and targets.dtype != torch.float64:
-        gram, targets = _in_double(gram, len(targets)), targets.double()
-    operator = as_operator(gram)
-    rows = targets.mT.contiguous()
-    scale = None if weights is None else weights.double().sqrt().to(rows)
-    initial_rows = None if initial is None else initial.to(rows).mT.contiguous()
-
-    def product(right: Tensor) -> Tensor:
-        if scale is None:
-            return operator.product(right).add_(right, alpha=alpha)
-        return operator.product(right * scale).mul_(scale).add_(right, alpha=alpha)
-
-    def scaled_rows(index: Tensor) -> Tensor:
-        part = operator.rows(index)
-        return part if scale is None else part * scale * scale[index, None]
-
-    if scale is not None:
-        rows = rows * scale
-        initial_rows = None if initial_rows is None else initial_rows / scale
-    precondition = _preconditioner(scaled_rows, rows, alpha, solver.rank, generator)
-    iterate = conjugate_gradients(
-        product, rows, precondition, tol=solver.tol, max_iter=solver.max_iter, initial=initial_rows
-    )
-    return iterate if scale is None else iterate._replace(rows=iterate.rows * scale)
+        gram, targets = double, targets.double()
+    system = _ScaledSystem(as_operator(gram), targets, alpha, weights)
+    precondition = _preconditioner(system, solver.rank, generator)
+    first = None if initial is None else system.scaled(initial.to(targets))
+    iterate = system.solve(precondition, solver.tol, solver.max_iter, first)
+    left = solver.max_iter - iterate.n_iter
+    if targets.dtype == torch.float32 and iterate.reason in ("stagnated", "breakdown") and left > 0:
+        precise = _ScaledSystem(double, targets.double(), alpha, weights)
+        again = precise.solve(lambda rows: precondition(rows.float()).double(), solver.tol, left, iterate.rows.double())
+        system, iterate = precise, again._replace(n_iter=iterate.n_iter + again.n_iter)
+    return iterate._replace(rows=iterate.rows * system.root)
 
 
-def _preconditioner(
-    scaled_rows: Callable[[Tensor], Tensor], rows: Tensor, alpha: float, rank: int, generator: torch.Generator | None
-) -> Callable[[Tensor], Tensor]:
-    n = rows.shape[1]
+class _ScaledSystem:
+    """``W^(1/2) K W^(1/2) + alpha I`` acting on rows, without being formed, and its right-hand sides."""
+
+    def __init__(self, gram: GramOperator, targets: Tensor, alpha: float, weights: Tensor | None) -> None:
+        self.gram, self.alpha = gram, alpha
+        ones = torch.ones_like(targets[:, 0])
+        self.root = ones if weights is None else weights.double().sqrt().to(targets)
+        self.rows = targets.mT.contiguous().mul_(self.root)
+
+    def product(self, right: Tensor) -> Tensor:
+        """``R (W^(1/2) K W^(1/2) + alpha I)``."""
+        return self.gram.product(right * self.root).mul_(self.root).add_(right, alpha=self.alpha)
+
+    def scaled_rows(self, index: Tensor) -> Tensor:
+        """Rows of ``W^(1/2) K W^(1/2)``."""
+        return self.gram.rows(index) * self.root * self.root[index, None]
+
+    def scaled(self, dual: Tensor) -> Tensor:
+        """Dual coefficients as rows in the unknowns of this system."""
+        return (dual.mT / self.root).contiguous()
+
+    def solve(self, precondition: Product, tol: float, max_iter: int, initial: Tensor | None) -> Iterate:
+        """The best iterate by conjugate gradients."""
+        return conjugate_gradients(self.product, self.rows, precondition, tol=tol, max_iter=max_iter, initial=initial)
+
+
+def _preconditioner(system: _ScaledSystem, rank: int, generator: torch.Generator | None) -> Product:
+    n = system.rows.shape[1]
     rank = min(rank, n // 10)
     if rank == 0:
         return torch.clone
     generator = seeded(0, "nystrom") if generator is None else generator
-    index = torch.randperm(n, generator=generator, device=generator.device)[:rank].sort().values.to(rows.device)
-    return NystromPreconditioner(scaled_rows, index, alpha).apply
+    index = torch.randperm(n, generator=generator, device=generator.device)[:rank].sort().values
+    return NystromPreconditioner(system.scaled_rows, index.to(system.rows.device), system.alpha).apply
 
 
 def _in_double(gram: Tensor | GramOperator, n: int) -> TiledGram:
-    """The same matrix, in float64 one tile at a time: no second matrix is stored."""
+    """The same matrix in float64 one tile at a time: no second matrix is stored."""
     operator = as_operator(gram)
-    return TiledGram(lambda index: operator.rows(index).double(), n)
+    # Tiles that stay in cache convert several times faster than large ones; recomputed rows keep their own size.
+    block = max(1, CACHE_BYTES // (8 * n)) if isinstance(gram, Tensor) else None
+    return TiledGram(lambda index: operator.rows(index).double(), n, block)

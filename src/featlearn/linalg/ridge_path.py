@@ -62,10 +62,10 @@ class RidgePath:
     def __init__(self, gram: Tensor, targets: Tensor, weights: Tensor | None = None) -> None:
         check_system(gram, targets, weights)
         self.dtype = gram.dtype
-        self.targets = targets.double()
+        self.targets = targets.detach().double()
         self.weights = torch.ones_like(self.targets[:, 0]) if weights is None else weights.to(self.targets)
         self.root = self.weights.sqrt()[:, None]
-        scaled = gram.to(torch.float64, copy=True).mul_(self.root).mul_(self.root.mT)
+        scaled = gram.detach().to(torch.float64, copy=True).mul_(self.root).mul_(self.root.mT)
         # Any NaN or infinity makes the sum one too; finite values cannot sum to one in float64.
         if not torch.isfinite(scaled.sum()):
             raise DataError("Got a kernel matrix with NaN or infinity, but expected finite numbers.")

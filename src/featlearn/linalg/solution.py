@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor
@@ -37,10 +37,10 @@ class RidgeSolver:
     method : {"auto", "cholesky", "eigh", "pcg", "eigenpro"}, default "auto"
         "auto" is Cholesky for n <= 4000 rows and PCG above: it depends on n alone, never on memory.
     precision : {"same", "float64"}, default "same"
-        Precision of the solve; "same" is that of K, and a Cholesky factor that fails in it is made again in float64.
+        Precision of the solve; "same" is that of K.
     tol : float, default 1e-4
-        Largest residual of any output relative to the norm of its targets. Cholesky in float32 that leaves more is
-        repeated in float64.
+        Largest residual of any output relative to the norm of its targets. Where rounding in float32 leaves more,
+        Cholesky is repeated and PCG goes on in float64.
     max_iter : int, default 500
         Iterations of PCG, epochs of EigenPro.
     rank : int, default 300
@@ -89,7 +89,8 @@ class RidgeSolution:
         Products with K, or epochs; 0 for direct methods.
     relative_residual : float
         Largest ``|Y_c - (K + alpha diag(1/w)) beta_c| / |Y_c|`` over outputs c; PCG measures it with the rows
-        multiplied by ``sqrt(w)``, EigenPro as it streams, each row before its own step.
+        multiplied by ``sqrt(w)``, EigenPro as it streams, each row before its own step. Of the solution before it is
+        rounded to the dtype of the targets, where it was found in float64.
     jitter : float
         How far the solved matrix is from the one asked for: 0, or the eigenvalue below which "pseudo_inverse" dropped
         all.
@@ -97,7 +98,7 @@ class RidgeSolution:
         Wall time.
     """
 
-    dual_coef: Tensor
+    dual_coef: Tensor = field(repr=False)
     method: str
     reason: Reason
     n_iter: int
