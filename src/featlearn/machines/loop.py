@@ -116,8 +116,8 @@ class Run:
         One entry a step.
     scores : list of (t, alpha, score)
         Every candidate.
-    held_out : Tensor of shape (m, C) or None
-        Honest expansions of the kept iterate.
+    honest : list of Tensor of shape (m, C), or None
+        What the judge scored, of every iterate; None without a judge.
     """
 
     kernel: Kernel
@@ -128,7 +128,7 @@ class Run:
     kernels: list[Kernel]
     history: list[dict[str, Any]]
     scores: list[tuple[int, float, float]]
-    held_out: Tensor | None
+    honest: list[Tensor | None]
 
 
 def squared_error(residuals: Tensor, weights: Tensor | None = None) -> float:
@@ -230,6 +230,7 @@ class _Loop:
         self.kernels: list[Kernel] = []
         self.history: list[dict[str, Any]] = []
         self.scores: list[tuple[int, float, float]] = []
+        self.honest: list[Tensor | None] = []
         self.best_score = float("inf")
         self.kept: Run | None = None
         self.previous: tuple[Tensor, int] | None = None
@@ -243,15 +244,16 @@ class _Loop:
         candidates = self._solve(kernel, t, last)
         scored = self._scores(kernel, candidates)
         place = min(range(len(scored)), key=lambda i: (scored[i][0], -candidates[i][0]))
-        (alpha, solution), (score, held_out) = candidates[place], scored[place]
+        (alpha, solution), (score, honest) = candidates[place], scored[place]
+        self.honest.append(honest)
         self.previous = (solution.dual_coef, place)
         self.scores += [(t, candidate[0], entry[0]) for candidate, entry in zip(candidates, scored, strict=True)]
-        record = self._record(t, alpha, bandwidths, score, solution)
+        record = self._record(t, alpha, bandwidths, score, honest, solution)
         self.history.append(record)
         if self.kept is None or not self.recipe.selected or self.judge is None or score < self.best_score:
             self.best_score = score
             self.kept = Run(
-                kernel, solution.dual_coef, t, alpha, solution, self.kernels, self.history, self.scores, held_out
+                kernel, solution.dual_coef, t, alpha, solution, self.kernels, self.history, self.scores, self.honest
             )
         going = not last and self._next_metrics(kernel, solution.dual_coef, t, record)
         record["seconds"] = time.perf_counter() - begun
@@ -330,7 +332,13 @@ class _Loop:
         return list(self.judge(kernel, self.x, [solution.dual_coef for _, solution in candidates]))
 
     def _record(
-        self, t: int, alpha: float, bandwidths: list[float], score: float, solution: RidgeSolution
+        self,
+        t: int,
+        alpha: float,
+        bandwidths: list[float],
+        score: float,
+        honest: Tensor | None,
+        solution: RidgeSolution,
     ) -> dict[str, Any]:
         # f(x_i) = y_i - alpha beta_i / w_i for the solution of the system.
         ridge = alpha if self.weights is None else alpha / self.weights[:, None]
@@ -339,6 +347,7 @@ class _Loop:
             "alpha": alpha,
             "bandwidth": bandwidths[0] if len(bandwidths) == 1 else tuple(bandwidths),
             "score": score,
+            "score_se": self._standard_error(honest),
             "score_name": None if self.judge is None else self.judge.name,
             "train_score": squared_error(ridge * solution.dual_coef, self.weights),
             "metric_change": float("nan"),
@@ -347,6 +356,14 @@ class _Loop:
             "solver_iterations": solution.n_iter,
             "stop_reason": None,
         }
+
+    def _standard_error(self, honest: Tensor | None) -> float:
+        """Of the score, from the spread of the rows' squared errors."""
+        if honest is None or len(honest) < 2:
+            return float("nan")
+        targets = self.judge.targets if isinstance(self.judge, HeldOut) else self.targets
+        rows = (targets - honest).double().square().sum(dim=1)
+        return float(rows.std() / len(rows) ** 0.5)
 
     def _next_metrics(self, kernel: Kernel, dual: Tensor, t: int, record: dict[str, Any]) -> bool:
         """Learn the metrics from the AGOP; False, with the reason on record, when they stay as they are."""

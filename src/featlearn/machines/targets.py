@@ -63,7 +63,9 @@ class RegressionCoding:
 
 def _regression_targets(y: Any, n: int) -> Tensor:
     if y is None:
-        raise DataError("Got y=None, but expected targets: this estimator requires y to be passed.")
+        raise DataError(
+            "Got y=None, but expected targets: this estimator requires y to be passed, but the target y is None."
+        )
     if isinstance(y, np.ndarray) and y.dtype.kind == "O":
         y = _from_objects(y)
     targets = as_tensor(y, name="y", dtype=torch.float64)[0].detach().cpu()
@@ -187,7 +189,9 @@ class ClassCoding:
 
 def _class_labels(y: Any, n: int) -> NDArray[Any]:
     if y is None:
-        raise DataError("Got y=None, but expected labels: this estimator requires y to be passed.")
+        raise DataError(
+            "Got y=None, but expected labels: this estimator requires y to be passed, but the target y is None."
+        )
     labels = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
     if labels.dtype.kind == "c":
         raise DataError("Got complex labels. Complex data not supported.")

@@ -26,7 +26,9 @@ def as_weights(sample_weight: Any, n: int) -> Tensor | None:
     """
     if sample_weight is None:
         return None
-    if np.ndim(sample_weight) == 0:
+    if not hasattr(sample_weight, "shape"):
+        sample_weight = np.asarray(sample_weight)
+    if len(sample_weight.shape) == 0:
         return as_weights(np.full(n, sample_weight), n)
     weights, _ = as_tensor(sample_weight, name="sample_weight", dtype=torch.float64)
     weights = weights.detach().cpu()

@@ -1,0 +1,222 @@
+"""From encoded problems to fitted machines: candidates, selection, the refit on all rows."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._random import generator
+from ..agop.of_kernel import KernelAGOP, agop_of_expansion
+from ..exceptions import DataError, FeatlearnWarning
+from ..kernels import Metric
+from ..linalg.ridge import RidgeSolver, solve_ridge
+from .columns import FittedColumns
+from .loop import HeldOut, LeaveOneOut, Recipe, Run, draw_points, run
+from .rules import MetricRule
+from .selection import (
+    CROSS_VALIDATED,
+    FOLDS,
+    Candidate,
+    Rung,
+    Selection,
+    Split,
+    cross_validation,
+    hold_out,
+    race,
+)
+
+__all__ = ["Encoded", "Plan", "Problem", "final_agop", "refit", "select"]
+
+DOUBLE_ROWS = 1000  # rows up to which everything is in float64: it costs nothing there
+OUTSIDE = 5000  # most rows outside the metric's own that score the iterates
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Rows of one column transform."""
+
+    columns: FittedColumns
+    x: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What is to be learned, in numbers.
+
+    Attributes
+    ----------
+    encoded : dict of str to Encoded
+        By the name of the transform; rows of positive weight only.
+    targets : Tensor of shape (n, C)
+        Coded, in units of their scale.
+    weights : Tensor of shape (n,) or None
+    labels : Tensor of shape (n,) or None
+        Class indices, by which folds are stratified.
+    """
+
+    encoded: dict[str, Encoded]
+    targets: Tensor
+    weights: Tensor | None
+    labels: Tensor | None
+
+    def rows(self, transform: str, index: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Encoded rows, targets and weights at an index."""
+        weights = None if self.weights is None else self.weights[index]
+        return self.encoded[transform].x[index], self.targets[index], weights
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the user asked for, resolved.
+
+    Attributes
+    ----------
+    candidates : tuple of Candidate
+    alphas : tuple of float
+    metric : MetricRule
+    max_iter : int
+    tol : float
+    solver : RidgeSolver
+    selected : bool
+        Choose the iterate; else take the last.
+    method : str
+        "auto", "cv", "holdout", "loo", "validation" or "none".
+    centered : bool
+        Whether the targets had their mean subtracted.
+    metric_samples : int or None
+    random_state : int
+    """
+
+    candidates: tuple[Candidate, ...]
+    alphas: tuple[float, ...]
+    metric: MetricRule
+    max_iter: int
+    tol: float
+    solver: RidgeSolver
+    selected: bool
+    method: str
+    centered: bool
+    metric_samples: int | None
+    random_state: int
+
+    def recipe(self, candidate: Candidate, alphas: Sequence[Sequence[float]], steps: int, *, selected: bool) -> Recipe:
+        """For one run of the loop."""
+        return Recipe(
+            candidate.parts,
+            candidate.bandwidth,
+            tuple(tuple(step) for step in alphas),
+            replace(self.metric, power=candidate.power),
+            steps,
+            self.tol,
+            self.solver,
+            selected,
+        )
+
+    @property
+    def needs_selection(self) -> bool:
+        """Whether anything is left to choose."""
+        return self.selected or len(self.candidates) > 1 or len(self.alphas) > 1
+
+
+def select(
+    plan: Plan,
+    problem: Problem,
+    validation: tuple[dict[str, Tensor], Tensor] | None = None,
+    runner: Callable[[Sequence[Callable[[], Run]]], list[Run]] | None = None,
+) -> Selection:
+    """Choose candidate, ridge and iterate on rows that they have not seen."""
+    n = len(problem.targets)
+    method = plan.method
+    if method == "auto":
+        method = "cv" if n <= CROSS_VALIDATED else "holdout"
+    if method == "validation":
+        if validation is None:
+            raise DataError('Got selection="validation" without X_val and y_val. Pass them to fit.')
+        everything = torch.arange(n)
+        rungs = [Rung((Split(everything, torch.empty(0, dtype=torch.int64)),), 1)]
+    elif method == "loo":
+        everything = torch.arange(n)
+        rungs = [Rung((Split(everything, everything),), 1)]
+        if plan.max_iter:
+            warnings.warn(
+                'Got selection="loo" for a metric learned from the same labels. Leave-one-out scores are optimistic '
+                'there, and grow more so with every step: use "auto", or max_iter=0.',
+                FeatlearnWarning,
+                stacklevel=4,
+            )
+    elif method == "holdout":
+        rungs = hold_out(n, problem.labels, len(plan.candidates), plan.random_state)
+    else:
+        folds = _possible_folds(n, problem.labels)
+        rungs = cross_validation(n, problem.labels, len(plan.candidates), plan.random_state, folds)
+
+    def fit(candidate: Candidate, split: Split) -> Run:
+        x, targets, weights = problem.rows(candidate.transform, split.train)
+        judge: HeldOut | LeaveOneOut
+        if method == "loo":
+            judge = LeaveOneOut(plan.centered)
+        elif method == "validation":
+            assert validation is not None
+            judge = HeldOut(validation[0][candidate.transform], validation[1])
+        else:
+            judge = HeldOut(*problem.rows(candidate.transform, split.test))
+        recipe = plan.recipe(candidate, [plan.alphas], plan.max_iter, selected=plan.selected)
+        blocks = problem.encoded[candidate.transform].columns.blocks
+        return run(recipe, x, targets, weights=weights, blocks=blocks, judge=judge, random_state=plan.random_state)
+
+    return race(plan.candidates, rungs, fit, method=method, selected=plan.selected, runner=runner)
+
+
+def refit(
+    plan: Plan,
+    problem: Problem,
+    selection: Selection | None,
+    *,
+    start: Sequence[Metric] | None = None,
+    callback: Callable[[dict[str, Any]], object] | None = None,
+) -> tuple[Candidate, Run]:
+    """The chosen path on all rows, with the recorded ridges, up to the chosen iterate."""
+    candidate = plan.candidates[0] if selection is None else selection.candidate
+    alphas = [[alpha] for alpha in ((plan.alphas[0],) if selection is None else selection.alphas)]
+    steps = plan.max_iter if selection is None else len(selection.alphas) - 1
+    encoded = problem.encoded[candidate.transform]
+    recipe = plan.recipe(candidate, alphas, steps, selected=False)
+    common: dict[str, Any] = {
+        "blocks": encoded.columns.blocks, "random_state": plan.random_state, "callback": callback, "start": start
+    }  # fmt: skip
+    n = len(encoded.x)
+    if plan.metric_samples is None or plan.metric_samples >= n:
+        return candidate, run(recipe, encoded.x, problem.targets, weights=problem.weights, **common)
+    order = torch.randperm(n, generator=generator(plan.random_state, "metric"))
+    own, outside = order[: plan.metric_samples], order[plan.metric_samples :][:OUTSIDE]
+    x, targets, weights = problem.rows(candidate.transform, own)
+    judge = HeldOut(*problem.rows(candidate.transform, outside)) if plan.selected else None
+    learned = run(replace(recipe, selected=plan.selected), x, targets, weights=weights, judge=judge, **common)
+    gram = learned.kernel.matrix(encoded.x, encoded.x)
+    solution = solve_ridge(
+        gram, problem.targets, learned.alpha, weights=problem.weights, solver=plan.solver, overwrite=True
+    )
+    return candidate, replace(learned, dual=solution.dual_coef, solution=solution)
+
+
+def final_agop(plan: Plan, problem: Problem, candidate: Candidate, fitted: Run) -> KernelAGOP:
+    """AGOP of the fitted predictor over training rows; the diagonal alone where the matrix would be large."""
+    x = problem.encoded[candidate.transform].x
+    rows = draw_points(len(x), fitted.dual.shape[1], MetricRule(), generator(plan.random_state, "final"))
+    weights = None if problem.weights is None else problem.weights[rows]
+    return agop_of_expansion(fitted.kernel, None, x, fitted.dual, x[rows], rows=rows, weights=weights)
+
+
+def _possible_folds(n: int, labels: Tensor | None) -> int:
+    """Five, or as many as there are members of the smallest class, but two at least."""
+    smallest = n if labels is None else int(labels.bincount().min())
+    folds = min(FOLDS, max(2, smallest), n)
+    if folds < FOLDS:
+        what = f"{n} rows" if labels is None else f"{smallest} rows in the smallest class"
+        warnings.warn(f"Got {what}: selection uses {folds} folds instead of {FOLDS}.", FeatlearnWarning, stacklevel=5)
+    return folds

@@ -1,0 +1,259 @@
+"""What chooses kernel, columns, bandwidth, power, ridge and iterate: a race on rows that candidates have not seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._random import generator
+from .loop import Run
+from .rules import Bandwidth, Part
+
+__all__ = ["Candidate", "Rung", "Selection", "Split", "cross_validation", "hold_out", "race"]
+
+FOLDS = 5
+CROSS_VALIDATED = 2000  # rows up to which "auto" cross-validates
+HELD_OUT = 5000  # most rows held out
+LADDER = (1000, 3000, 8000)  # training rows of the rungs of a hold-out race
+SMALL = 500  # rows up to which no candidate is dropped before its last fold
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One path of the loop: everything but ridge and iterate, which are scored along it."""
+
+    kernel: str
+    parts: tuple[Part, ...]
+    transform: str
+    bandwidth: Bandwidth
+    power: float
+
+    def label(self) -> dict[str, Any]:
+        """For tables."""
+        return {
+            "kernel": self.kernel,
+            "columns": self.transform,
+            "bandwidth": str(self.bandwidth),
+            "power": self.power,
+        }
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows to fit to, and rows to score on."""
+
+    train: Tensor
+    test: Tensor
+
+
+@dataclass(frozen=True)
+class Rung:
+    """Splits that all candidates still in the race run on, and how many go on after it."""
+
+    splits: tuple[Split, ...]
+    survivors: int
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """How the fitted machine was chosen.
+
+    Attributes
+    ----------
+    method : str
+        "cv", "holdout", "loo", "validation" or "none".
+    score_name : str
+        What was minimised: the mean over left-out rows of the squared error, summed over outputs; in units of the
+        targets' variance. Of coded classes that is the Brier score.
+    table : list of dict
+        One entry for every candidate and iterate of its last rung: kernel, columns, bandwidth, power, iteration,
+        alpha, score, standard_error, splits, rows.
+    chosen : int
+        Its place in the table.
+    alphas : tuple of float
+        Ridge of each step up to the chosen iterate.
+    candidate : Candidate
+    held_out : list of (rows, expansions)
+        Honest predictions of the chosen iterate, one entry a split.
+    """
+
+    method: str
+    score_name: str
+    table: list[dict[str, Any]]
+    chosen: int
+    alphas: tuple[float, ...]
+    candidate: Candidate
+    held_out: list[tuple[Tensor, Tensor]] = field(default_factory=list, repr=False)
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The chosen entry of the table."""
+        return self.table[self.chosen]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {
+            "method": self.method,
+            "score_name": self.score_name,
+            "chosen": self.chosen,
+            "alphas": list(self.alphas),
+            "table": [dict(entry) for entry in self.table],
+        }
+
+    def frame(self) -> Any:
+        """The table as a DataFrame, best first."""
+        import pandas as pd
+
+        return pd.DataFrame(self.table).sort_values("score", kind="stable", ignore_index=True)
+
+
+def cross_validation(
+    n: int, labels: Tensor | None, candidates: int, random_state: int, folds: int = FOLDS
+) -> list[Rung]:
+    """Rungs of K-fold cross-validation: two folds for all candidates, the others for the best four.
+
+    Folds are stratified by ``labels`` (n,), int64, where given.
+    """
+    place = _fold_of(n, labels, folds, generator(random_state, "folds"))
+    splits = tuple(Split(*((place != fold).nonzero()[:, 0], (place == fold).nonzero()[:, 0])) for fold in range(folds))
+    if n <= SMALL or candidates <= 4 or folds <= 2:
+        return [Rung(splits, 1)]
+    return [Rung(splits[:2], 4), Rung(splits[2:], 1)]
+
+
+def hold_out(n: int, labels: Tensor | None, candidates: int, random_state: int) -> list[Rung]:
+    """Rungs on one split: ever more training rows for ever fewer candidates, all scored on the same held-out rows.
+
+    A fifth of the rows, at most 5,000, is held out. Candidates are compared on 1,000, 3,000 and 8,000 training rows.
+    """
+    held = min(n // 5, HELD_OUT)
+    place = _fold_of(n, labels, max(2, round(n / held)), generator(random_state, "holdout"))
+    test = (place == 0).nonzero()[:, 0][:held]
+    rest = torch.ones(n, dtype=torch.bool)
+    rest[test] = False
+    train = rest.nonzero()[:, 0]
+    train = train[torch.randperm(len(train), generator=generator(random_state, "ladder"))]
+    most = min(len(train), LADDER[-1])
+    sizes = [size for size in LADDER if size < 0.7 * most] + [most] if candidates > 2 else [most]
+    survivors = [max(2, math.ceil(candidates / 3 ** (i + 1))) for i in range(len(sizes))]
+    return [Rung((Split(train[:size].sort().values, test),), kept) for size, kept in zip(sizes, survivors, strict=True)]
+
+
+def race(
+    candidates: Sequence[Candidate],
+    rungs: Sequence[Rung],
+    fit: Callable[[Candidate, Split], Run],
+    *,
+    method: str,
+    selected: bool = True,
+    runner: Callable[[Sequence[Callable[[], Run]]], list[Run]] | None = None,
+) -> Selection:
+    """Run the rungs one after the other and choose; ties go to the earlier iterate, then to the larger ridge.
+
+    The splits of cross-validation add up over rungs; of a hold-out race only the last rung counts, since scores at
+    different numbers of training rows do not compare.
+    """
+    runner = runner or (lambda calls: [call() for call in calls])
+    alive = list(range(len(candidates)))
+    runs: dict[int, list[tuple[Split, Run]]] = {place: [] for place in alive}
+    for rung in rungs:
+        pairs = [(place, split) for place in alive for split in rung.splits]
+        calls = [partial(fit, candidates[place], split) for place, split in pairs]
+        done = runner(calls)
+        if method == "holdout":
+            runs.update({place: [] for place in alive})
+        for (place, split), result in zip(pairs, done, strict=True):
+            runs[place].append((split, result))
+        scores = {
+            place: min(entry["score"] for entry in _eligible(_entries(candidates[place], runs[place]), selected))
+            for place in alive
+        }
+        alive = sorted(alive, key=lambda place: (scores[place], place))[: rung.survivors]
+    return _choose(candidates, runs, alive, method, selected)
+
+
+def _choose(
+    candidates: Sequence[Candidate],
+    runs: dict[int, list[tuple[Split, Run]]],
+    alive: list[int],
+    method: str,
+    selected: bool,
+) -> Selection:
+    table: list[dict[str, Any]] = []
+    owners: list[int] = []
+    open_to_choice: list[int] = []
+    finalists = _finalists(runs, alive)
+    for place, results in runs.items():
+        entries = _entries(candidates[place], results)
+        if place in finalists:
+            allowed = _eligible(entries, selected)
+            open_to_choice += [len(table) + i for i, entry in enumerate(entries) if entry in allowed]
+        table += entries
+        owners += [place] * len(entries)
+    chosen = min(open_to_choice, key=lambda i: (table[i]["score"], table[i]["iteration"], -table[i]["alpha"]))
+    place, step = owners[chosen], table[chosen]["iteration"]
+    results = runs[place]
+    alphas = tuple(
+        _middle([run.history[t]["alpha"] for _, run in results if t < len(run.history)]) for t in range(step + 1)
+    )
+    held_out = [
+        (split.test, run.honest[min(step, len(run.honest) - 1)])
+        for split, run in results
+        if run.honest[min(step, len(run.honest) - 1)] is not None
+    ]
+    return Selection(method, results[0][1].history[0]["score_name"], table, chosen, alphas, candidates[place], held_out)
+
+
+def _eligible(entries: list[dict[str, Any]], selected: bool) -> list[dict[str, Any]]:
+    """All iterates, or the last alone for rules that do not choose it."""
+    return entries if selected else entries[-1:]
+
+
+def _finalists(runs: dict[int, list[tuple[Split, Run]]], alive: list[int]) -> set[int]:
+    """Candidates that were scored on the rows of the last rung."""
+    rows = [len(split.train) for split, _ in runs[alive[0]]]
+    return {place for place, results in runs.items() if [len(split.train) for split, _ in results] == rows}
+
+
+def _entries(candidate: Candidate, results: Sequence[tuple[Split, Run]]) -> list[dict[str, Any]]:
+    """One entry an iterate: the mean over splits of the best score, which is that of the alpha that drove the run."""
+    steps = min(len(run.history) for _, run in results)
+    entries = []
+    for t in range(steps):
+        scores = np.array([run.history[t]["score"] for _, run in results])
+        errors = np.array([run.history[t]["score_se"] for _, run in results])
+        error = scores.std(ddof=1) / math.sqrt(len(scores)) if len(scores) > 1 else errors[0]
+        entries.append(
+            {
+                **candidate.label(),
+                "iteration": t,
+                "alpha": _middle([run.history[t]["alpha"] for _, run in results]),
+                "score": float(scores.mean()),
+                "standard_error": float(error),
+                "splits": len(results),
+                "rows": int(np.mean([len(split.train) for split, _ in results])),
+            }
+        )
+    return entries
+
+
+def _middle(alphas: list[float]) -> float:
+    """Upper median: one of the candidates, the larger ridge of two."""
+    return sorted(alphas)[len(alphas) // 2]
+
+
+def _fold_of(n: int, labels: Tensor | None, folds: int, source: torch.Generator) -> Tensor:
+    """Fold (n,) of each row, at random; within each label by turns, so that folds have equal shares of it."""
+    order = torch.randperm(n, generator=source)
+    if labels is not None:
+        order = order[labels[order].argsort(stable=True)]
+    place = torch.empty(n, dtype=torch.int64)
+    place[order] = torch.arange(n) % folds
+    return place
