@@ -125,7 +125,7 @@ def test_the_best_candidate_drives_the_next_metric_and_is_kept():
     found = run(made, x, y, judge=HeldOut(z, truth))
     best = min(found.scores, key=lambda entry: entry[2])
     assert (found.step, found.alpha) == best[:2]
-    assert float((found.held_out - truth).square().mean()) == pytest.approx(best[2])
+    assert float((found.honest[found.step] - truth).square().mean()) == pytest.approx(best[2])
     per_step = [min((e for e in found.scores if e[0] == t), key=lambda e: e[2])[1] for t in range(3)]
     replayed = run(replace(made, alphas=tuple((alpha,) for alpha in per_step), selected=False), x, y)
     torch.testing.assert_close(replayed.kernels[-1].matrix(x, z), found.kernels[-1].matrix(x, z))

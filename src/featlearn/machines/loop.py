@@ -21,7 +21,7 @@ from .rules import Bandwidth, MetricRule, Part
 
 __all__ = ["HeldOut", "Judge", "LeaveOneOut", "Recipe", "Run", "draw_points", "metric_root", "run"]
 
-MEDIAN_ROWS = 1000  # rows between which the median distance is taken
+MEDIAN_ROWS = 500  # rows between which the median distance is taken
 LOOSE = 1e-2  # tolerance of the solver while the metric is still moving
 DROP = 1e-12  # eigenvalues below this share of the largest are left out of a factor
 STORED = 65_536  # rows up to which the kernel matrix is stored; a rule of n, never of free memory
@@ -65,7 +65,9 @@ class Recipe:
 class Judge(Protocol):
     """Scores candidates of one step; smaller is better."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What the score is."""
 
     def __call__(self, kernel: Kernel, x: Tensor, duals: Sequence[Tensor]) -> list[tuple[float, Tensor]]:
         """A score and the expansions (m, C) it is the score of, for each of the coefficients."""

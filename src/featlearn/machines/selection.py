@@ -22,7 +22,6 @@ FOLDS = 5
 CROSS_VALIDATED = 2000  # rows up to which "auto" cross-validates
 HELD_OUT = 5000  # most rows held out
 LADDER = (1000, 3000, 8000)  # training rows of the rungs of a hold-out race
-SMALL = 500  # rows up to which no candidate is dropped before its last fold
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ def cross_validation(
     """
     place = _fold_of(n, labels, folds, generator(random_state, "folds"))
     splits = tuple(Split(*((place != fold).nonzero()[:, 0], (place == fold).nonzero()[:, 0])) for fold in range(folds))
-    if n <= SMALL or candidates <= 4 or folds <= 2:
+    if candidates <= 4 or folds <= 2:
         return [Rung(splits, 1)]
     return [Rung(splits[:2], 4), Rung(splits[2:], 1)]
 
