@@ -8,6 +8,9 @@ How much, and where, does my network learn features?
     The matrices themselves: ``agop_of_module``, ``agop_of_function``, ``patch_agop``.
     Layers of your own, and parts of layers: ``register_layer_rule``, ``Rows``.
 
+Can models without backpropagation learn features too?
+    Recursive feature machines, as scikit-learn estimators: ``RFMRegressor``, ``RFMClassifier``.
+
 Names load at first use: ``import featlearn`` imports no other package. Data to try things on is in
 ``featlearn.datasets``.
 """
@@ -18,11 +21,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import agop, datasets, linalg, measure, plots, report
+    from . import agop, datasets, kernels, linalg, machines, measure, plots, report
     from .agop.definition import agop_of_function
     from .agop.feature_speed import feature_speed
     from .agop.layers import Rows, register_layer_rule
     from .agop.of_module import agop_of_module, patch_agop
+    from .machines.rfm import RFMClassifier, RFMRegressor
     from .measure.collapse import neural_collapse
     from .measure.drift import kernel_drift, lazy_rich
     from .measure.features import measure_features
@@ -48,10 +52,15 @@ __all__ = [
     "patch_agop",
     "register_layer_rule",
     "Rows",
+    # Can models without backpropagation learn features too?
+    "RFMRegressor",
+    "RFMClassifier",
     # rooms with names of their own
     "agop",
     "datasets",
+    "kernels",
     "linalg",
+    "machines",
     "measure",
     "plots",
     "report",
@@ -72,6 +81,8 @@ _HOME = {
     "patch_agop": "agop.of_module",
     "register_layer_rule": "agop.layers",
     "Rows": "agop.layers",
+    "RFMRegressor": "machines.rfm",
+    "RFMClassifier": "machines.rfm",
 }
 
 

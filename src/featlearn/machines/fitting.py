@@ -30,9 +30,11 @@ from .selection import (
     race,
 )
 
-__all__ = ["Encoded", "Plan", "Problem", "final_agop", "refit", "select"]
+__all__ = ["Encoded", "Plan", "Problem", "final_agop", "honest_at_identity", "refit", "select"]
 
 DOUBLE_ROWS = 1000  # rows up to which everything is in float64: it costs nothing there
+CALIBRATED = 1500  # most rows for calibration where nothing was selected
+SMALLEST = 1e-8  # ridge for that
 OUTSIDE = 5000  # most rows outside the metric's own that score the iterates
 
 
@@ -57,12 +59,25 @@ class Problem:
     weights : Tensor of shape (n,) or None
     labels : Tensor of shape (n,) or None
         Class indices, by which folds are stratified.
+    places : Tensor of shape (n,)
+        Which rows of X they are.
+    scale : float
+        Unit of the targets.
     """
 
     encoded: dict[str, Encoded]
     targets: Tensor
     weights: Tensor | None
     labels: Tensor | None
+    places: Tensor
+    scale: float
+
+    def at(self, index: Tensor) -> Problem:
+        """The same problem on some of its rows."""
+        encoded = {name: Encoded(part.columns, part.x[index]) for name, part in self.encoded.items()}
+        weights = None if self.weights is None else self.weights[index]
+        labels = None if self.labels is None else self.labels[index]
+        return Problem(encoded, self.targets[index], weights, labels, self.places[index], self.scale)
 
     def rows(self, transform: str, index: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Encoded rows, targets and weights at an index."""
@@ -202,6 +217,20 @@ def refit(
         gram, problem.targets, learned.alpha, weights=problem.weights, solver=plan.solver, overwrite=True
     )
     return candidate, replace(learned, dual=solution.dual_coef, solution=solution)
+
+
+def honest_at_identity(plan: Plan, problem: Problem, candidate: Candidate) -> tuple[Tensor, Tensor]:
+    """Rows, and leave-one-out expansions at them of the machine before any metric was learned.
+
+    For calibration where nothing was selected: at M = I leave-one-out is honest.
+    """
+    n = len(problem.targets)
+    rows = torch.randperm(n, generator=generator(plan.random_state, "calibration"))[:CALIBRATED]
+    x, targets, weights = problem.rows(candidate.transform, rows)
+    recipe = plan.recipe(candidate, [[max(plan.alphas[0], SMALLEST)]], 0, selected=False)
+    fitted = run(recipe, x, targets, weights=weights, judge=LeaveOneOut(plan.centered))
+    assert fitted.honest[0] is not None
+    return rows, fitted.honest[0]
 
 
 def final_agop(plan: Plan, problem: Problem, candidate: Candidate, fitted: Run) -> KernelAGOP:

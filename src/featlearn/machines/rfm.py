@@ -1,49 +1,146 @@
-"""Recursive feature machines as scikit-learn estimators."""
+"""Recursive feature machines as scikit-learn estimators: regression and classification."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any, Self
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import (
-    BaseEstimator,
-    ClassifierMixin,
-    ClassNamePrefixFeaturesOutMixin,
-    RegressorMixin,
-    TransformerMixin,
-)
-from sklearn.utils import check_random_state
-from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.base import ClassifierMixin, RegressorMixin
 from torch import Tensor
 
+from .._random import generator
 from ..exceptions import DataError
-from ..kernels import Metric
-from ..linalg.psd import top_eigenvectors
-from ..linalg.ridge import RidgeSolver
 from .calibration import fit_sharpness, probabilities
-from .columns import Columns
-from .fitting import DOUBLE_ROWS, Encoded, Plan, Problem, final_agop, refit, select
-from .loop import Run
-from .predictor import Predictor, parts_of_kernel
-from .rules import Rule, as_bandwidth, as_rule, parts_of
-from .selection import Candidate, Selection
+from .estimator import RFMBase, like
+from .fitting import Plan, Problem, honest_at_identity, refit
+from .intervals import cv_plus_interval, split_interval
+from .predictor import Predictor
+from .rules import Rule
+from .selection import FOLDS, Candidate, Selection, fold_of
 from .targets import ClassCoding, RegressionCoding
-from .weights import as_weights
 
 __all__ = ["RFMClassifier", "RFMRegressor"]
 
-METHODS = ("auto", "cv", "holdout", "loo", "validation", None)
-INTERVALS = (None, "split", "cv_plus")
-WIDE = 2000  # encoded columns above which full metrics of warped columns are not tried
+_ASIDE = 0.2  # share of the rows that split intervals keep
+
+_COMMON = """
+    A kernel machine that learns its metric from its own gradients (Radhakrishnan et al., 2024): solve kernel ridge
+    regression, take the average gradient outer product of the predictor (AGOP), make it the metric of the kernel,
+    repeat.
+
+    .. math::
+
+        (K_M + \\alpha I)\\, \\beta = Y, \\qquad
+        G = \\frac1n \\sum_{i,o} \\nabla f_o(x_i) \\nabla f_o(x_i)^\\top, \\qquad
+        M \\leftarrow G^s / \\max_{jk} |G^s|_{jk}
+
+    With all parameters at their defaults everything is chosen from the training data: kernel and shape of the metric,
+    columns (standardised as they are, or as normal scores of their ranks), bandwidth, power s, ridge and iterate. The
+    candidates race on rows that they have not seen: five folds for n <= 2,000 (two for all candidates, the others for
+    the best four), else one fifth of the rows with ever more training rows for ever fewer candidates. The winner is
+    refitted on all rows. Test data are never involved.
+
+    Parameters
+    ----------
+    kernel : str, Kernel or sequence of them, optional
+        What to choose among. "laplace", "gaussian", "lpq" (product of Laplace kernels), "quadratic": one kernel, full
+        metric ("lpq": diagonal). "rotated": Laplace, full metric, warped columns; "aligned": the same with a diagonal
+        metric; "coordinates": product of Laplace kernels, diagonal, warped; "rotated+coordinates": the mean of two
+        kernels, each with a metric of its own. Default: the last four.
+    metric : {"full", "block", "diagonal", "fixed"}, optional
+        Shape of the metric of every kernel. "block": numeric columns and every categorical column apart.
+    bandwidth : float, ("median", multiple) or sequence, optional
+        A constant, or a multiple of the median distance between rows in the current metric. Default ("median", 1).
+    alpha : float or sequence, optional
+        Ridge, as in :class:`~sklearn.kernel_ridge.KernelRidge`. Default: decades from 1e-3 to 10.
+    power : float or sequence, optional
+        s. Default 1/2 and 1: with 1, weak directions are forgotten faster, which can hurt.
+    max_iter : int, optional
+        AGOP steps; iterate 0 is plain kernel ridge regression and always a candidate. Default 5.
+    rule : {{"featlearn", "science", "uci", "pip", "grokking", "xrfm"}} or MetricRule, default="featlearn"
+        What None stands for in all the others. The last five are conventions of published code: Laplace kernel, no
+        scaling of columns, and mostly the last iterate.
+    columns : Columns, optional
+        How columns are encoded. Default: both transforms above; text and categories become one-hot blocks.
+    solver : str or RidgeSolver, default="auto"
+        Of the ridge systems: Cholesky for n <= 4,000, else preconditioned conjugate gradients.
+    selection : {{"auto", "cv", "holdout", "loo", "validation"}} or None, default="auto"
+        "validation" scores on ``fit(..., X_val=, y_val=)``. "loo" is honest for ``max_iter=0`` alone: after the metric
+        has seen the labels it is badly optimistic. None: nothing is held out, the last iterate is taken.
+    metric_samples : int, optional
+        Learn the metric on so many random rows, then solve once on all. It saves time and costs accuracy.
+    {own}
+    tol : float, default=1e-3
+        Stop when no metric changed by more than this, relatively.
+    warm_start : bool, default=False
+        Start from the metric of the last fit, with its candidates' first choice and without selection.
+    callback : callable, optional
+        Called with the entry of ``history_`` after each step of the final fit; returning True stops it.
+    n_jobs : int, optional
+        Candidates that run at once, in threads.
+    random_state : int, RandomState or None
+        Draws folds, the rows of the median distance and of the AGOP. The same seed gives the same machine.
+    verbose : int, default=0
+        1 shows a progress bar.
+
+    Attributes
+    ----------
+    dual_coef_ : array of shape (n, C)
+    agop_ : array of shape (p, p)
+        Of the fitted predictor, in encoded columns (see ``columns_``).
+    feature_importances_ : array of shape (d,)
+        Diagonal of the AGOP summed over the encoded columns of an input column, in standardised units, as shares.
+    directions_ : array of shape (k, d)
+        Leading eigenvectors of the AGOP among the input columns, and ``direction_shares_`` (k,) of its trace.
+    metric_factor_ : array of shape (p, k) or (p,)
+        A with M = A A^T, of the first kernel; see ``metric_at``.
+    kernel_, kernel_name_, bandwidth_, alpha_, power_, n_iter_ :
+        What was chosen; ``n_iter_`` is the iterate.
+    selection_ : Selection or None
+        The table of candidates: ``selection_.frame()``.
+    history_ : list of dict
+        Every step of the final fit.
+    solution_ : RidgeSolution
+        How the last system was solved, and why the solver stopped.
+    predictor_, columns_, coding_ :
+        The parts of which predictions are made.
+    n_features_in_, feature_names_in_ :
+        As everywhere in scikit-learn.
+    {attributes}
+
+    Notes
+    -----
+    A step costs ``n^2 p`` flops for the kernel matrix, ``n^3/3`` for its Cholesky factor (or some 10 products with it
+    above 4,000 rows) and ``2 n^2 p`` for the AGOP; memory is one n x n matrix. Up to 1,000 rows everything is in double
+    precision, above in single.
+
+    Warps are not from the paper. A warp is a monotone map of one column, steep where the predictor changes; it is
+    learned from the squared gradients given the column's value, as the metric is from their mean.
+
+    References
+    ----------
+    Radhakrishnan, Beaglehole, Pandit, Belkin (2024). Mechanism for feature learning in neural networks and
+    backpropagation-free machine learning models. Science 383. arXiv:2212.13881.
+
+    Examples
+    --------
+    {example}
+"""
 
 
-class _RFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """What regressor and classifier share."""
+def _document(cls: type, **parts: str) -> None:
+    """Complete the one line of a class with what both have in common."""
+    text = _COMMON
+    for name, part in parts.items():
+        text = text.replace("{" + name + "}", part)
+    cls.__doc__ = f"{cls.__doc__}\n" + text.replace("{{", "{").replace("}}", "}")
+
+
+class RFMRegressor(RegressorMixin, RFMBase):
+    """Recursive feature machine for regression."""
 
     def __init__(
         self,
@@ -67,258 +164,43 @@ class _RFM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         random_state: Any = None,
         verbose: int = 0,
     ) -> None:
-        self.kernel = kernel
-        self.metric = metric
-        self.bandwidth = bandwidth
-        self.alpha = alpha
-        self.power = power
-        self.max_iter = max_iter
-        self.rule = rule
-        self.columns = columns
-        self.solver = solver
-        self.selection = selection
-        self.metric_samples = metric_samples
+        super().__init__(
+            kernel=kernel, metric=metric, bandwidth=bandwidth, alpha=alpha, power=power, max_iter=max_iter, rule=rule,
+            columns=columns, solver=solver, selection=selection, metric_samples=metric_samples, tol=tol,
+            warm_start=warm_start, callback=callback, n_jobs=n_jobs, random_state=random_state, verbose=verbose,
+        )  # fmt: skip
         self.intervals = intervals
-        self.tol = tol
-        self.warm_start = warm_start
-        self.callback = callback
-        self.n_jobs = n_jobs
-        self.random_state = random_state
-        self.verbose = verbose
 
-    coding_: Any
+    def predict(self, X: Any) -> Any:
+        """Predictions (m,) or (m, C), of the kind of X."""
+        values = self._expansion(X)
+        return like(X, self.coding_.decode(values))
 
-    # fitting ------------------------------------------------------------------------------------------------------
+    def predict_interval(self, X: Any, level: float = 0.9) -> Any:
+        """Intervals (m, 2), or (m, C, 2) for several outputs, that hold the target with probability ``level``.
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, X_val: Any = None, y_val: Any = None) -> Self:
-        """Choose and fit a machine.
-
-        Parameters
-        ----------
-        X : array, memmap, DataFrame or Tensor of shape (n, d)
-        y : array of shape (n,) or, for regression, (n, C)
-        sample_weight : array of shape (n,), optional
-            2 means that the row was given twice, 0 that it was left out.
-        X_val, y_val : like X and y, optional
-            Rows for ``selection="validation"``, used for nothing else.
-
-        Returns
-        -------
-        self
+        With ``intervals="split"`` the coverage is at least the level, on average over data; with "cv_plus" it is
+        close to it, and no row is lost for training.
 
         Raises
         ------
         DataError
-            For data or parameters that cannot be used, before any work.
+            For a machine fitted with ``intervals=None``, or a level outside (0, 1).
         """
-        plan, rule = self._plan()
-        n = _length(X)
-        validate_data(self, X, skip_check_array=True, reset=True)
-        weights = as_weights(sample_weight, n)
-        problem, coding = self._problem(X, y, n, weights, rule, plan)
-        plan = replace(plan, candidates=_affordable(plan, problem))
-        self._check_alpha_zero(plan, problem)
-        start = self._start(problem) if self.warm_start else None
-        chosen = None
-        self.coding_ = coding
-        if plan.method != "none" and plan.needs_selection and start is None:
-            validation = self._validation(X_val, y_val, problem, coding)
-            chosen = select(plan, problem, validation, self._runner)
-        candidate, fitted = refit(plan, problem, chosen, start=start, callback=self.callback)
-        self._store(plan, problem, candidate, fitted, chosen)
-        self._finish(X, y, n, weights, plan, problem, chosen)
-        return self
+        values = self._expansion(X)
+        if self.intervals is None:
+            raise DataError('Got a machine fitted without intervals. Fit it with intervals="split" or "cv_plus".')
+        if self.intervals == "split":
+            found = split_interval(values, self._residuals, level)
+        else:
+            fold_values = torch.stack([predictor.expansion(X) for predictor in self._fold_predictors])
+            found = cv_plus_interval(fold_values, self._folds, self._residuals, level)
+        found = found + self.coding_.mean.to(found)[:, None]
+        return like(X, found[:, 0] if self.coding_.one_output else found)
 
-    def _plan(self) -> tuple[Plan, Rule]:
-        """The parameters, checked and with the rule's answers for None."""
-        rule = as_rule(self.rule)
-        machines = parts_of(rule.kernels if self.kernel is None else self.kernel, self.metric)
-        bandwidths = rule.bandwidths if self.bandwidth is None else tuple(map(as_bandwidth, _several(self.bandwidth)))
-        powers = rule.powers if self.power is None else _numbers("power", self.power, positive=True)
-        alphas = rule.alphas if self.alpha is None else _numbers("alpha", self.alpha, positive=False)
-        steps = rule.max_iter if self.max_iter is None else self.max_iter
-        if not _is_whole(steps) or steps < 0:
-            raise DataError(f"Got max_iter={steps!r}, but expected a whole number of at least 0.")
-        if self.selection not in METHODS:
-            raise DataError(f"Got selection={self.selection!r}, but expected one of {', '.join(map(repr, METHODS))}.")
-        if self.intervals not in INTERVALS:
-            raise DataError(f"Got intervals={self.intervals!r}, but expected one of {', '.join(map(repr, INTERVALS))}.")
-        if self.metric_samples is not None and not (_is_whole(self.metric_samples) and self.metric_samples >= 2):
-            raise DataError(f"Got metric_samples={self.metric_samples!r}, but expected None or at least 2 rows.")
-        if not 0 <= self.tol < np.inf:
-            raise DataError(f"Got tol={self.tol!r}, but expected a finite number of at least 0.")
-        solver = self.solver if isinstance(self.solver, RidgeSolver) else RidgeSolver(self.solver)
-        transforms = rule.transforms if self.columns is None else ("given",)
-        candidates = tuple(
-            Candidate(name, parts, transform, bandwidth, power)
-            for power in (powers if steps else powers[:1])
-            for bandwidth in bandwidths
-            for transform in transforms
-            for name, parts in machines.items()
-        )
-        method = "none" if self.selection is None else self.selection
-        if method == "none":
-            candidates = candidates[:1]
-            alphas = (sorted(alphas)[len(alphas) // 2],) if self.alpha is None else alphas[:1]
-        seed = self.random_state
-        if not _is_whole(seed):
-            seed = int(check_random_state(seed).randint(2**31 - 1))
-        plan = Plan(
-            candidates, alphas, rule.metric, int(steps), float(self.tol), solver,
-            rule.selected and method != "none", method, rule.center, self.metric_samples, int(seed),
-        )  # fmt: skip
-        return plan, rule
-
-    def _columns(self, rule: Rule) -> dict[str, Columns]:
-        if self.columns is not None:
-            if not isinstance(self.columns, Columns):
-                raise DataError(f"Got columns={self.columns!r}, but expected Columns(...) or None.")
-            return {"given": self.columns}
-        return {name: Columns(standardize=rule.standardize, transform=name) for name in rule.transforms}
-
-    def _problem(
-        self, X: Any, y: Any, n: int, weights: Tensor | None, rule: Rule, plan: Plan
-    ) -> tuple[Problem, RegressionCoding | ClassCoding]:
-        """Rows and targets in numbers; rows of weight 0 are dropped."""
-        coding, targets, weights, labels = self._targets(y, n, weights, rule)
-        kept = None if weights is None else (weights > 0).nonzero()[:, 0]
-        dtype = _dtype(X, n if kept is None else len(kept))
-        device = X.device if isinstance(X, Tensor) else torch.device("cpu")
-        encoded = {}
-        for name, columns in self._columns(rule).items():
-            fitted = columns.fit(X, weights)
-            x = fitted.transform(X, dtype)
-            encoded[name] = Encoded(fitted, x if kept is None else x[kept.to(x.device)])
-        if kept is not None and weights is not None:
-            targets, weights = targets[kept], weights[kept]
-            labels = None if labels is None else labels[kept]
-        self._scale = float(targets.square().mean().sqrt()) or 1.0
-        coded = (targets / self._scale).to(device=device, dtype=dtype)
-        weights = None if weights is None else weights.to(device=device, dtype=dtype)
-        return Problem(encoded, coded, weights, labels), coding
-
-    def _targets(
-        self, y: Any, n: int, weights: Tensor | None, rule: Rule
-    ) -> tuple[Any, Tensor, Tensor | None, Tensor | None]:
-        raise NotImplementedError
-
-    def _validation(
-        self, X_val: Any, y_val: Any, problem: Problem, coding: RegressionCoding | ClassCoding
-    ) -> tuple[dict[str, Tensor], Tensor] | None:
-        if X_val is None or y_val is None:
-            if self.selection == "validation":
-                raise DataError('Got selection="validation" without X_val and y_val. Pass both to fit.')
-            return None
-        if self.selection != "validation":
-            raise DataError(f'Got X_val, which selection={self.selection!r} does not use. Pass selection="validation".')
-        like = problem.targets
-        encoded = {
-            name: part.columns.transform(X_val, like.dtype).to(like.device) for name, part in problem.encoded.items()
-        }
-        return encoded, (coding.encode(y_val, _length(X_val)) / self._scale).to(like)
-
-    def _check_alpha_zero(self, plan: Plan, problem: Problem) -> None:
-        if min(plan.alphas) > 0:
-            return
-        x = next(iter(problem.encoded.values())).x
-        _, place, counts = torch.unique(x, dim=0, return_inverse=True, return_counts=True)
-        if int(counts.max()) > 1:
-            first, second = (place == counts.argmax()).nonzero()[:2, 0].tolist()
-            raise DataError(
-                f"Got alpha=0 with equal rows ({first} and {second}), but expected alpha > 0 or distinct rows: the "
-                "kernel matrix is singular."
-            )
-
-    def _start(self, problem: Problem) -> Sequence[Metric] | None:
-        if not hasattr(self, "predictor_"):
-            return None
-        metrics = self.predictor_.metrics
-        like = next(iter(problem.encoded.values())).x
-        if len(metrics) and metrics[0].factor is not None and len(metrics[0].factor) != like.shape[1]:
-            raise DataError("Got warm_start=True with other columns than in the last fit. Pass the same columns.")
-        return [metric.to(like) for metric in metrics]
-
-    def _runner(self, calls: Sequence[Callable[[], Run]]) -> list[Run]:
-        if self.n_jobs in (None, 1):
-            return [call() for call in calls]
-        return list(Parallel(n_jobs=self.n_jobs, prefer="threads")(delayed(call)() for call in calls))
-
-    def _store(self, plan: Plan, problem: Problem, candidate: Candidate, fitted: Run, chosen: Selection | None) -> None:
-        encoded = problem.encoded[candidate.transform]
-        self.columns_ = encoded.columns
-        self.predictor_ = Predictor.of(encoded.columns, fitted.kernel, encoded.x, fitted.dual, self._scale)
-        self.selection_ = chosen
-        self.solution_ = fitted.solution
-        self.dual_coef_ = fitted.dual * self._scale
-        self.history_ = fitted.history
-        self.n_iter_ = fitted.step
-        self.alpha_ = fitted.alpha
-        self.power_ = candidate.power
-        self.kernel_ = fitted.kernel
-        self.kernel_name_ = candidate.kernel
-        self.bandwidth_ = fitted.history[fitted.step]["bandwidth"]
-        self.metric_factor_ = self.predictor_.metrics[0].factor
-        self._kernels = fitted.kernels
-        agop = final_agop(plan, problem, candidate, fitted)
-        self.agop_ = agop.matrix * self._scale**2
-        self.feature_importances_ = encoded.columns.input_importances(self.agop_.diagonal().double()).cpu().numpy()
-        values, vectors = top_eigenvectors(self.agop_, min(len(self.agop_), 20))
-        self.directions_ = encoded.columns.input_directions(vectors).cpu().numpy()
-        total = float(self.agop_.double().trace())
-        self.direction_shares_ = (values.clamp_min(0) / total if total > 0 else values * 0).cpu().numpy()
-        self._n_features_out = self.predictor_.bases[0].shape[1]
-
-    def _finish(
-        self,
-        X: Any,
-        y: Any,
-        n: int,
-        weights: Tensor | None,
-        plan: Plan,
-        problem: Problem,
-        chosen: Selection | None,
-    ) -> None:
-        """Calibration or intervals."""
-
-    # use ----------------------------------------------------------------------------------------------------------
-
-    def _expansion(self, X: Any) -> Tensor:
-        self._check_rows(X)
-        return self.predictor_.expansion(X)
-
-    def _check_rows(self, X: Any) -> None:
-        check_is_fitted(self)
-        _length(X)  # refuses what is no table
-        validate_data(self, X, skip_check_array=True, reset=False)
-
-    def transform(self, X: Any) -> Any:
-        """Rows of X in the learned feature space, (n, k): warped columns times the metric's factor.
-
-        Distances there are those that the (first) kernel of the machine sees.
-        """
-        self._check_rows(X)
-        return _like(X, self.predictor_.project(X))
-
-    def metric_at(self, t: int) -> Tensor:
-        """M (p, p) of the first kernel at step t, in encoded columns; the identity at t = 0."""
-        check_is_fitted(self)
-        if not 0 <= t < len(self._kernels):
-            raise DataError(f"Got t={t}, but expected a step from 0 to {len(self._kernels) - 1}.")
-        factor = parts_of_kernel(self._kernels[t])[0].factor
-        if factor is None:
-            return torch.eye(len(self.agop_), dtype=self.agop_.dtype)
-        return factor.square().diag() if factor.dim() == 1 else factor @ factor.mT
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = isinstance(self.columns, Columns) and self.columns.missing == "indicator"
-        tags.input_tags.string = True
-        tags.input_tags.categorical = True
-        return tags
-
-
-class RFMRegressor(RegressorMixin, _RFM):
-    """Recursive feature machine for regression."""
+    def _check_own(self) -> None:
+        if self.intervals not in (None, "split", "cv_plus"):
+            raise DataError(f'Got intervals={self.intervals!r}, but expected None, "split" or "cv_plus".')
 
     def _targets(
         self, y: Any, n: int, weights: Tensor | None, rule: Rule
@@ -326,20 +208,55 @@ class RFMRegressor(RegressorMixin, _RFM):
         coding = RegressionCoding.fit(y, n, weights, center=rule.center)
         return coding, coding.encode(y, n), weights, None
 
-    def predict(self, X: Any) -> Any:
-        """Predictions (n,) or (n, C), of the kind of X."""
-        values = self._expansion(X)
-        return _like(X, self.coding_.decode(values))
+    def _set_aside(self, weights: Tensor | None, n: int, plan: Plan) -> tuple[Tensor | None, Tensor | None]:
+        if self.intervals != "split":
+            return weights, None
+        aside = torch.randperm(n, generator=generator(plan.random_state, "intervals"))[: max(1, round(_ASIDE * n))]
+        kept = torch.ones(n, dtype=torch.float64) if weights is None else weights.clone()
+        kept[aside] = 0
+        if int((kept > 0).sum()) < 2:
+            raise DataError(f'Got {n} rows, but intervals="split" sets a fifth aside and needs 2 others with weight.')
+        return kept, aside if weights is None else aside[weights[aside] > 0]
+
+    def _finish(
+        self,
+        X: Any,
+        y: Any,
+        plan: Plan,
+        problem: Problem,
+        candidate: Candidate,
+        chosen: Selection | None,
+        aside: Tensor | None,
+        y_val: Any,
+    ) -> None:
+        if aside is not None:
+            values = self.predictor_.expansion(_take(X, aside))
+            targets = self.coding_.encode(_take(y, aside), len(aside))
+            self._residuals = targets.to(values) - values
+        if self.intervals == "cv_plus":
+            n = len(problem.targets)
+            folds = min(FOLDS, n // 2)
+            self._folds = fold_of(n, None, folds, generator(plan.random_state, "intervals"))
+            self._residuals = torch.empty_like(problem.targets)
+            self._fold_predictors = []
+            for fold in range(folds):
+                own, left_out = (self._folds != fold).nonzero()[:, 0], (self._folds == fold).nonzero()[:, 0]
+                part = problem.at(own)
+                _, fitted = refit(plan, part, chosen)
+                encoded = part.encoded[candidate.transform]
+                predictor = Predictor.of(encoded.columns, fitted.kernel, encoded.x, fitted.dual, problem.scale)
+                values = predictor.of_encoded(problem.encoded[candidate.transform].x[left_out])
+                self._residuals[left_out] = problem.targets[left_out] * problem.scale - values
+                self._fold_predictors.append(predictor)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
-        tags.target_tags.single_output = True
         return tags
 
 
-class RFMClassifier(ClassifierMixin, _RFM):
-    """Recursive feature machine for classification."""
+class RFMClassifier(ClassifierMixin, RFMBase):
+    """Recursive feature machine for classification, with calibrated probabilities."""
 
     def __init__(
         self,
@@ -369,11 +286,29 @@ class RFMClassifier(ClassifierMixin, _RFM):
             columns=columns, solver=solver, selection=selection, metric_samples=metric_samples, tol=tol,
             warm_start=warm_start, callback=callback, n_jobs=n_jobs, random_state=random_state, verbose=verbose,
         )  # fmt: skip
-        del self.intervals  # classes have probabilities
         self.coding = coding
         self.class_weight = class_weight
 
-    intervals = None
+    @property
+    def classes_(self) -> NDArray[Any]:
+        """Labels (K,), ascending."""
+        return np.asarray(self.coding_.classes)
+
+    def decision_function(self, X: Any) -> Any:
+        """Scores (m, K), or (m,) of the second class above the first where there are two."""
+        values = self._expansion(X)
+        scores = self.coding_.scores(values)
+        return like(X, scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores)
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Labels (m,); ties go to the first class."""
+        values = self._expansion(X)
+        return np.asarray(self.coding_.decode(values))
+
+    def predict_proba(self, X: Any) -> Any:
+        """Probabilities (m, K): the softmax of the scores, its sharpness chosen on rows not trained on."""
+        values = self._expansion(X)
+        return like(X, probabilities(self.coding_.scores(values), self.sharpness_))
 
     def _targets(
         self, y: Any, n: int, weights: Tensor | None, rule: Rule
@@ -381,102 +316,72 @@ class RFMClassifier(ClassifierMixin, _RFM):
         name = self.coding or ("prevalence" if rule.prevalence else "one_hot")
         coding = ClassCoding.fit(y, n, weights, coding=name, class_weight=self.class_weight)
         weights = coding.row_weights(y, n, weights)
-        labels = np.zeros(n, dtype=np.int64)
-        there = slice(None) if weights is None else (weights > 0).numpy()
-        labels[there] = coding.indices(np.asarray(y)[there], int(np.size(labels[there])))
-        one_hot = torch.nn.functional.one_hot(torch.from_numpy(labels), len(coding.classes)).double()
-        return coding, one_hot - coding.origin, weights, torch.from_numpy(labels)
-
-    @property
-    def classes_(self) -> NDArray[Any]:
-        """Labels, ascending."""
-        return np.asarray(self.coding_.classes)
-
-    def decision_function(self, X: Any) -> Any:
-        """Scores (n, K), or (n,) of the second class against the first where there are two."""
-        values = self._expansion(X)
-        scores = self.coding_.scores(values)
-        return _like(X, scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores)
-
-    def predict(self, X: Any) -> NDArray[Any]:
-        """Labels (n,)."""
-        values = self._expansion(X)
-        return np.asarray(self.coding_.decode(values))
-
-    def predict_proba(self, X: Any) -> Any:
-        """Probabilities (n, K): the softmax of the scores, with one sharpness chosen on rows not trained on."""
-        values = self._expansion(X)
-        return _like(X, probabilities(self.coding_.scores(values), self.sharpness_))
+        there = torch.arange(n) if weights is None else (weights > 0).nonzero()[:, 0]
+        labels = torch.zeros(n, dtype=torch.int64)
+        labels[there] = coding.indices(_take(y, there), len(there))
+        one_hot = torch.nn.functional.one_hot(labels, len(coding.classes)).double()
+        return coding, one_hot - coding.origin, weights, labels
 
     def _finish(
         self,
         X: Any,
         y: Any,
-        n: int,
-        weights: Tensor | None,
         plan: Plan,
         problem: Problem,
+        candidate: Candidate,
         chosen: Selection | None,
+        aside: Tensor | None,
+        y_val: Any,
     ) -> None:
-        self.sharpness_ = 1.0
-        if chosen is None or not chosen.held_out or chosen.method == "validation":
-            return
         assert problem.labels is not None
-        rows = torch.cat([rows for rows, _ in chosen.held_out])
-        honest = torch.cat([values for _, values in chosen.held_out]) * self._scale
-        own = None if problem.weights is None else problem.weights[rows]
-        self.sharpness_ = fit_sharpness(self.coding_.scores(honest), problem.labels[rows], own)
+        if chosen is None:
+            rows, honest = honest_at_identity(plan, problem, candidate)
+            labels = problem.labels[rows]
+        else:
+            rows = torch.cat([rows for rows, _ in chosen.held_out])
+            honest = torch.cat([values for _, values in chosen.held_out])
+            labels = problem.labels[rows] if len(rows) else self.coding_.indices(y_val, len(honest))
+        weights = None if problem.weights is None or not len(rows) else problem.weights[rows]
+        self.sharpness_ = fit_sharpness(self.coding_.scores(honest * problem.scale), labels.to(honest.device), weights)
 
 
-def _affordable(plan: Plan, problem: Problem) -> tuple[Candidate, ...]:
-    """Without full metrics of warped columns where there are more columns than rows, or very many."""
-    kept = []
-    for candidate in plan.candidates:
-        n, p = problem.encoded[candidate.transform].x.shape
-        heavy = any(part.shape in ("full", "block") and part.warp for part in candidate.parts)
-        if not (heavy and p > min(n, WIDE)):
-            kept.append(candidate)
-    return tuple(kept) or plan.candidates
+def _take(values: Any, index: Tensor) -> Any:
+    """Rows of an array, a tensor, a table or a sequence."""
+    if isinstance(values, Tensor):
+        return values[index.to(values.device)]
+    if hasattr(values, "iloc"):
+        return values.iloc[index.numpy()]
+    return np.asarray(values)[index.numpy()]
 
 
-def _dtype(X: Any, n: int) -> torch.dtype:
-    single = getattr(X, "dtype", None) in (torch.float32, np.dtype(np.float32), torch.float16)
-    return torch.float32 if single or n > DOUBLE_ROWS else torch.float64
-
-
-def _length(X: Any) -> int:
-    from .tables import as_table
-
-    return as_table(X).n_rows
-
-
-def _like(X: Any, values: Tensor) -> Any:
-    """A tensor for a tensor, else an array; single precision for single precision."""
-    if isinstance(X, Tensor):
-        return values.to(X.dtype) if X.is_floating_point() else values
-    array = values.cpu().numpy()
-    return array.astype(np.float64, copy=False) if getattr(X, "dtype", None) != np.float32 else array
-
-
-def _several(value: Any) -> Sequence[Any]:
-    """A sequence of candidates; ("median", m) is one."""
-    pair = isinstance(value, tuple) and len(value) == 2 and value[0] == "median"
-    return value if isinstance(value, Sequence) and not isinstance(value, str) and not pair else (value,)
-
-
-def _numbers(name: str, value: Any, *, positive: bool) -> tuple[float, ...]:
-    values = value if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else (value,)
-    if not len(values):
-        raise DataError(f"Got {name}=[], but expected a number or several.")
-    for number in values:
-        real = isinstance(number, int | float | np.number) and not isinstance(number, bool)
-        if not real or not np.isfinite(number) or number < 0 or (positive and number == 0):
-            raise DataError(
-                f"Got {name}={number!r}, but expected a {'positive ' if positive else ''}finite number"
-                f"{'' if positive else ' >= 0'}."
-            )
-    return tuple(float(number) for number in values)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+_document(
+    RFMRegressor,
+    own="""intervals : {"split", "cv_plus"}, optional
+        Prepare ``predict_interval``. "split" sets a fifth of the rows aside before anything else; "cv_plus" fits five
+        more machines, each without a fifth.""",
+    attributes="",
+    example=""">>> import numpy as np
+    >>> X = np.random.default_rng(0).normal(size=(200, 4))
+    >>> y = X[:, 0] * X[:, 1]
+    >>> machine = RFMRegressor(kernel="laplace", alpha=1e-3, random_state=0).fit(X, y)
+    >>> machine.predict(X[:2]).shape
+    (2,)
+    >>> bool(machine.feature_importances_[:2].sum() > 0.9)
+    True""",
+)
+_document(
+    RFMClassifier,
+    own="""coding : {"prevalence", "one_hot"}, optional
+        Targets: one-hot rows minus the class frequencies (default), or as they are.
+    class_weight : dict or "balanced", optional
+        Factors on the sample weights.""",
+    attributes="""classes_ : array of shape (K,)
+    sharpness_ : float
+        Of the softmax, by log loss on rows that the machine had not seen.""",
+    example=""">>> import numpy as np
+    >>> X = np.random.default_rng(0).normal(size=(200, 4))
+    >>> y = np.where(X[:, 0] * X[:, 1] > 0, "same", "other")
+    >>> machine = RFMClassifier(kernel="laplace", alpha=1e-2, random_state=0).fit(X, y)
+    >>> machine.predict_proba(X[:2]).shape
+    (2, 2)""",
+)

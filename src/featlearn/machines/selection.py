@@ -16,7 +16,7 @@ from .._random import generator
 from .loop import Run
 from .rules import Bandwidth, Part
 
-__all__ = ["Candidate", "Rung", "Selection", "Split", "cross_validation", "hold_out", "race"]
+__all__ = ["Candidate", "Rung", "Selection", "Split", "cross_validation", "fold_of", "hold_out", "race"]
 
 FOLDS = 5
 CROSS_VALIDATED = 2000  # rows up to which "auto" cross-validates
@@ -120,7 +120,7 @@ def cross_validation(
 
     Folds are stratified by ``labels`` (n,), int64, where given.
     """
-    place = _fold_of(n, labels, folds, generator(random_state, "folds"))
+    place = fold_of(n, labels, folds, generator(random_state, "folds"))
     splits = tuple(Split(*((place != fold).nonzero()[:, 0], (place == fold).nonzero()[:, 0])) for fold in range(folds))
     if candidates <= 4 or folds <= 2:
         return [Rung(splits, 1)]
@@ -133,7 +133,7 @@ def hold_out(n: int, labels: Tensor | None, candidates: int, random_state: int) 
     A fifth of the rows, at most 5,000, is held out. Candidates are compared on 1,000, 3,000 and 8,000 training rows.
     """
     held = min(n // 5, HELD_OUT)
-    place = _fold_of(n, labels, max(2, round(n / held)), generator(random_state, "holdout"))
+    place = fold_of(n, labels, max(2, round(n / held)), generator(random_state, "holdout"))
     test = (place == 0).nonzero()[:, 0][:held]
     rest = torch.ones(n, dtype=torch.bool)
     rest[test] = False
@@ -248,7 +248,7 @@ def _middle(alphas: list[float]) -> float:
     return sorted(alphas)[len(alphas) // 2]
 
 
-def _fold_of(n: int, labels: Tensor | None, folds: int, source: torch.Generator) -> Tensor:
+def fold_of(n: int, labels: Tensor | None, folds: int, source: torch.Generator) -> Tensor:
     """Fold (n,) of each row, at random; within each label by turns, so that folds have equal shares of it."""
     order = torch.randperm(n, generator=source)
     if labels is not None:

@@ -1,0 +1,382 @@
+"""What the recursive feature machines share: parameters, selection, the refit, and what is told of the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from ..exceptions import DataError
+from ..kernels import Metric
+from ..linalg.psd import top_eigenvectors
+from ..linalg.ridge import RidgeSolver
+from .columns import Columns
+from .fitting import DOUBLE_ROWS, Encoded, Plan, Problem, final_agop, refit, select
+from .loop import Run
+from .predictor import Predictor, parts_of_kernel
+from .rules import Rule, as_bandwidth, as_rule, parts_of
+from .selection import Candidate, Selection
+from .weights import as_weights
+
+__all__ = ["RFMBase", "like"]
+
+METHODS = ("auto", "cv", "holdout", "loo", "validation", None)
+DIRECTIONS = 20  # leading eigenvectors of the AGOP that are kept
+WIDE = 2000  # encoded columns above which full metrics of warped columns are not tried
+
+
+class RFMBase(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """What regressor and classifier share."""
+
+    def __init__(
+        self,
+        *,
+        kernel: Any = None,
+        metric: str | None = None,
+        bandwidth: Any = None,
+        alpha: Any = None,
+        power: Any = None,
+        max_iter: int | None = None,
+        rule: Any = "featlearn",
+        columns: Any = None,
+        solver: Any = "auto",
+        selection: str | None = "auto",
+        metric_samples: int | None = None,
+        tol: float = 1e-3,
+        warm_start: bool = False,
+        callback: Callable[[dict[str, Any]], object] | None = None,
+        n_jobs: int | None = None,
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.kernel = kernel
+        self.metric = metric
+        self.bandwidth = bandwidth
+        self.alpha = alpha
+        self.power = power
+        self.max_iter = max_iter
+        self.rule = rule
+        self.columns = columns
+        self.solver = solver
+        self.selection = selection
+        self.metric_samples = metric_samples
+        self.tol = tol
+        self.warm_start = warm_start
+        self.callback = callback
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+
+    coding_: Any
+
+    # fitting ------------------------------------------------------------------------------------------------------
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, X_val: Any = None, y_val: Any = None) -> Self:
+        """Choose a machine on rows held out of the training data, and fit it to all of them.
+
+        Parameters
+        ----------
+        X : array, memmap, DataFrame or Tensor of shape (n, d)
+        y : array of shape (n,); for regression (n, C) too
+        sample_weight : array of shape (n,), optional
+            2 means that the row was given twice, 0 that it was left out.
+        X_val, y_val : like X and y, optional
+            Rows for ``selection="validation"``, used for nothing else.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        DataError
+            For data or parameters that cannot be used, before any work.
+        """
+        plan, rule = self._plan()
+        n = _length(X)
+        validate_data(self, X, skip_check_array=True, reset=True)
+        weights, aside = self._set_aside(as_weights(sample_weight, n), n, plan)
+        problem = self._problem(X, y, n, weights, rule)
+        plan = replace(plan, candidates=_affordable(plan, problem))
+        _check_alpha_zero(plan, problem)
+        start = self._start(problem) if self.warm_start else None
+        chosen = None
+        validation = self._validation(X_val, y_val, problem)
+        if plan.method != "none" and plan.needs_selection and start is None:
+            chosen = select(plan, problem, validation, self._runner)
+        candidate, fitted = refit(plan, problem, chosen, start=start, callback=self.callback)
+        self._store(X, plan, problem, candidate, fitted, chosen)
+        self._finish(X, y, plan, problem, candidate, chosen, aside, y_val)
+        return self
+
+    def _set_aside(self, weights: Tensor | None, n: int, plan: Plan) -> tuple[Tensor | None, Tensor | None]:
+        """Weights of the rows to fit to, and rows that nothing may see but the calibration of intervals."""
+        return weights, None
+
+    def _plan(self) -> tuple[Plan, Rule]:
+        """The parameters, checked and with the rule's answers for None."""
+        rule = as_rule(self.rule)
+        machines = parts_of(rule.kernels if self.kernel is None else self.kernel, self.metric)
+        bandwidths = rule.bandwidths if self.bandwidth is None else tuple(map(as_bandwidth, _several(self.bandwidth)))
+        powers = rule.powers if self.power is None else _numbers("power", self.power, positive=True)
+        alphas = rule.alphas if self.alpha is None else _numbers("alpha", self.alpha, positive=False)
+        steps = rule.max_iter if self.max_iter is None else self.max_iter
+        if not _is_whole(steps) or steps < 0:
+            raise DataError(f"Got max_iter={steps!r}, but expected a whole number of at least 0.")
+        if self.selection not in METHODS:
+            raise DataError(f"Got selection={self.selection!r}, but expected one of {', '.join(map(repr, METHODS))}.")
+        self._check_own()
+        if self.metric_samples is not None and not (_is_whole(self.metric_samples) and self.metric_samples >= 2):
+            raise DataError(f"Got metric_samples={self.metric_samples!r}, but expected None or at least 2 rows.")
+        if not 0 <= self.tol < np.inf:
+            raise DataError(f"Got tol={self.tol!r}, but expected a finite number of at least 0.")
+        solver = self.solver if isinstance(self.solver, RidgeSolver) else RidgeSolver(self.solver)
+        transforms = rule.transforms if self.columns is None else ("given",)
+        candidates = tuple(
+            Candidate(name, parts, transform, bandwidth, power)
+            for power in (powers if steps else powers[:1])
+            for bandwidth in bandwidths
+            for transform in transforms
+            for name, parts in machines.items()
+        )
+        method = "none" if self.selection is None else self.selection
+        if method == "none":
+            candidates = candidates[:1]
+            alphas = (sorted(alphas)[len(alphas) // 2],) if self.alpha is None else alphas[:1]
+        seed = self.random_state
+        if not _is_whole(seed):
+            seed = int(check_random_state(seed).randint(2**31 - 1))
+        plan = Plan(
+            candidates, alphas, rule.metric, int(steps), float(self.tol), solver,
+            rule.selected and method != "none", method, rule.center, self.metric_samples, int(seed),
+        )  # fmt: skip
+        return plan, rule
+
+    def _check_own(self) -> None:
+        """Refuse parameters that only one of the estimators has."""
+
+    def _columns(self, rule: Rule) -> dict[str, Columns]:
+        if self.columns is not None:
+            if not isinstance(self.columns, Columns):
+                raise DataError(f"Got columns={self.columns!r}, but expected Columns(...) or None.")
+            return {"given": self.columns}
+        return {name: Columns(standardize=rule.standardize, transform=name) for name in rule.transforms}
+
+    def _problem(self, X: Any, y: Any, n: int, weights: Tensor | None, rule: Rule) -> Problem:
+        """Rows and targets in numbers; rows of weight 0 are dropped."""
+        self.coding_, targets, weights, labels = self._targets(y, n, weights, rule)
+        kept = None if weights is None else (weights > 0).nonzero()[:, 0]
+        dtype = _dtype(X, n if kept is None else len(kept))
+        device = X.device if isinstance(X, Tensor) else torch.device("cpu")
+        encoded = {}
+        for name, columns in self._columns(rule).items():
+            fitted = columns.fit(X, weights)
+            x = fitted.transform(X, dtype)
+            encoded[name] = Encoded(fitted, x if kept is None else x[kept.to(x.device)])
+        if kept is not None and weights is not None:
+            targets, weights = targets[kept], weights[kept]
+            labels = None if labels is None else labels[kept]
+        scale = float(targets.square().mean().sqrt()) or 1.0
+        coded = (targets / scale).to(device=device, dtype=dtype)
+        weights = None if weights is None else weights.to(device=device, dtype=dtype)
+        rows = torch.arange(n) if kept is None else kept
+        return Problem(encoded, coded, weights, labels, rows, scale)
+
+    def _targets(
+        self, y: Any, n: int, weights: Tensor | None, rule: Rule
+    ) -> tuple[Any, Tensor, Tensor | None, Tensor | None]:
+        """Coding, coded targets, weights of the rows, class indices."""
+        raise NotImplementedError
+
+    def _validation(self, X_val: Any, y_val: Any, problem: Problem) -> tuple[dict[str, Tensor], Tensor] | None:
+        if X_val is None or y_val is None:
+            if self.selection == "validation":
+                raise DataError('Got selection="validation" without X_val and y_val. Pass both to fit.')
+            return None
+        if self.selection != "validation":
+            raise DataError(f'Got X_val, which selection={self.selection!r} does not use. Pass selection="validation".')
+        like = problem.targets
+        encoded = {
+            name: part.columns.transform(X_val, like.dtype).to(like.device) for name, part in problem.encoded.items()
+        }
+        return encoded, (self.coding_.encode(y_val, _length(X_val)) / problem.scale).to(like)
+
+    def _start(self, problem: Problem) -> Sequence[Metric] | None:
+        if not hasattr(self, "predictor_"):
+            return None
+        metrics = self.predictor_.metrics
+        like = next(iter(problem.encoded.values())).x
+        if len(metrics) and metrics[0].factor is not None and len(metrics[0].factor) != like.shape[1]:
+            raise DataError("Got warm_start=True with other columns than in the last fit. Pass the same columns.")
+        return [metric.to(like) for metric in metrics]
+
+    def _runner(self, calls: Sequence[Callable[[], Run]]) -> list[Run]:
+        if self.verbose:
+            from rich.progress import track
+
+            calls = list(track(calls, description="Selecting"))
+        if self.n_jobs in (None, 1):
+            return [call() for call in calls]
+        return list(Parallel(n_jobs=self.n_jobs, prefer="threads")(delayed(call)() for call in calls))
+
+    def _store(
+        self, X: Any, plan: Plan, problem: Problem, candidate: Candidate, fitted: Run, chosen: Selection | None
+    ) -> None:
+        encoded = problem.encoded[candidate.transform]
+        self.columns_ = encoded.columns
+        self.predictor_ = Predictor.of(encoded.columns, fitted.kernel, encoded.x, fitted.dual, problem.scale)
+        self.selection_ = chosen
+        self.solution_ = fitted.solution
+        self.history_ = fitted.history
+        self.n_iter_ = fitted.step
+        self.alpha_ = fitted.alpha
+        self.power_ = candidate.power
+        self.kernel_ = fitted.kernel
+        self.kernel_name_ = candidate.kernel
+        self.bandwidth_ = fitted.history[fitted.step]["bandwidth"]
+        self._kernels = fitted.kernels
+        self._of_tensor = isinstance(X, Tensor)
+        agop = final_agop(plan, problem, candidate, fitted).matrix * problem.scale**2
+        importances = encoded.columns.input_importances(agop.diagonal().double())
+        values, vectors = top_eigenvectors(agop, min(len(agop), DIRECTIONS))
+        directions = encoded.columns.input_directions(vectors)
+        total = float(agop.double().trace())
+        shares = values.clamp_min(0) / total if total > 0 else torch.zeros_like(values)
+        self.dual_coef_ = self._public(fitted.dual * problem.scale)
+        self.metric_factor_ = self._public(_factor(self.predictor_.metrics[0], encoded.x))
+        self.agop_ = self._public(agop)
+        self.feature_importances_ = self._public(importances)
+        self.directions_ = self._public(directions)
+        self.direction_shares_ = self._public(shares)
+        self._n_features_out = self.predictor_.bases[0].shape[1]
+
+    def _public(self, tensor: Tensor) -> Any:
+        """A tensor where X was one, else an array."""
+        return tensor if self._of_tensor else tensor.cpu().numpy()
+
+    def _finish(
+        self,
+        X: Any,
+        y: Any,
+        plan: Plan,
+        problem: Problem,
+        candidate: Candidate,
+        chosen: Selection | None,
+        aside: Tensor | None,
+        y_val: Any,
+    ) -> None:
+        """Calibration or intervals."""
+        raise NotImplementedError
+
+    # use ----------------------------------------------------------------------------------------------------------
+
+    def _expansion(self, X: Any) -> Tensor:
+        self._check_rows(X)
+        return self.predictor_.expansion(X)
+
+    def _check_rows(self, X: Any) -> None:
+        check_is_fitted(self)
+        _length(X)  # refuses what is no table
+        validate_data(self, X, skip_check_array=True, reset=False)
+
+    def transform(self, X: Any) -> Any:
+        """Rows of X in the learned feature space, (n, k): warped columns times the metric's factor.
+
+        Distances there are those that the (first) kernel of the machine sees.
+        """
+        self._check_rows(X)
+        return like(X, self.predictor_.project(X))
+
+    def metric_at(self, t: int) -> Any:
+        """M (p, p) of the first kernel at step t of the final fit, in encoded columns; the identity at t = 0."""
+        check_is_fitted(self)
+        if not 0 <= t < len(self._kernels):
+            raise DataError(f"Got t={t}, but expected a step from 0 to {len(self._kernels) - 1}.")
+        factor = _factor(parts_of_kernel(self._kernels[t])[0], self.predictor_.dual.new_empty(0, len(self.agop_)))
+        return self._public(factor.square().diag() if factor.dim() == 1 else factor @ factor.mT)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = isinstance(self.columns, Columns) and self.columns.missing == "indicator"
+        tags.input_tags.string = True
+        tags.input_tags.categorical = True
+        return tags
+
+
+def _factor(metric: Metric, x: Tensor) -> Tensor:
+    return torch.ones_like(x[:0].sum(dim=0)) if metric.factor is None else metric.factor
+
+
+def _check_alpha_zero(plan: Plan, problem: Problem) -> None:
+    if min(plan.alphas) > 0:
+        return
+    x = next(iter(problem.encoded.values())).x
+    _, place, counts = torch.unique(x, dim=0, return_inverse=True, return_counts=True)
+    if int(counts.max()) > 1:
+        first, second = (place == counts.argmax()).nonzero()[:2, 0].tolist()
+        raise DataError(
+            f"Got alpha=0 with equal rows ({first} and {second}), but expected alpha > 0 or distinct rows: the "
+            "kernel matrix is singular."
+        )
+
+
+def _affordable(plan: Plan, problem: Problem) -> tuple[Candidate, ...]:
+    """Without full metrics of warped columns where there are more columns than rows, or very many."""
+    kept = []
+    for candidate in plan.candidates:
+        n, p = problem.encoded[candidate.transform].x.shape
+        heavy = any(part.shape in ("full", "block") and part.warp for part in candidate.parts)
+        if not (heavy and p > min(n, WIDE)):
+            kept.append(candidate)
+    return tuple(kept) or plan.candidates
+
+
+def _dtype(X: Any, n: int) -> torch.dtype:
+    single = getattr(X, "dtype", None) in (torch.float32, np.dtype(np.float32), torch.float16)
+    return torch.float32 if single or n > DOUBLE_ROWS else torch.float64
+
+
+def _length(X: Any) -> int:
+    from .tables import as_table
+
+    return as_table(X).n_rows
+
+
+def like(X: Any, values: Tensor) -> Any:
+    """A tensor for a tensor, else an array; single precision for single precision."""
+    if isinstance(X, Tensor):
+        return values.to(X.dtype) if X.is_floating_point() else values
+    array = values.cpu().numpy()
+    return array.astype(np.float64, copy=False) if getattr(X, "dtype", None) != np.float32 else array
+
+
+def _several(value: Any) -> Sequence[Any]:
+    """A sequence of candidates; ("median", m) is one."""
+    pair = isinstance(value, tuple) and len(value) == 2 and value[0] == "median"
+    return value if isinstance(value, Sequence) and not isinstance(value, str) and not pair else (value,)
+
+
+def _numbers(name: str, value: Any, *, positive: bool) -> tuple[float, ...]:
+    values = value if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else (value,)
+    if not len(values):
+        raise DataError(f"Got {name}=[], but expected a number or several.")
+    for number in values:
+        real = isinstance(number, int | float | np.number) and not isinstance(number, bool)
+        if not real or not np.isfinite(number) or number < 0 or (positive and number == 0):
+            raise DataError(
+                f"Got {name}={number!r}, but expected a {'positive ' if positive else ''}finite number"
+                f"{'' if positive else ' >= 0'}."
+            )
+    return tuple(float(number) for number in values)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
