@@ -111,6 +111,20 @@ def test_training_points_leave_their_own_term_out(data):
     torch.testing.assert_close(found, total)
 
 
+@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("kernel", [LaplaceKernel(2.0), LaplaceKernel(2.0, 0.7), GaussianKernel(1.5)], ids=repr)
+def test_the_kernel_matrix_gives_the_same_agop(kernel, factor, monkeypatch):
+    monkeypatch.setattr("featlearn.kernels.base.TILE", 13)
+    x, dual = normal(30, 5, seed=1), normal(30, 4, seed=2)
+    metric = Metric(kernel, FACTORS[factor])
+    gram = metric.matrix(x, x)
+    before, rows = gram.clone(), torch.arange(30)
+    expected = agop_of_expansion(kernel, FACTORS[factor], x, dual, x, rows=rows, center=True).matrix
+    found = agop_of_expansion(kernel, FACTORS[factor], x, dual, x, rows=rows, center=True, gram=gram).matrix
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
+    assert torch.equal(gram, before)
+
+
 def test_standard_error_is_the_spread_over_draws():
     x, dual = normal(400, 3, seed=5), normal(400, 2, seed=6)
     kernel = LaplaceKernel(2.0)

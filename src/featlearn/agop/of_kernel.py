@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ..exceptions import DataError
-from ..kernels import Kernel, Metric, QuadraticKernel
+from ..kernels import Kernel, Metric, QuadraticKernel, RadialKernel
+from ..kernels.base import blocks_below
 
-__all__ = ["KernelAGOP", "agop_of_expansion", "combine_gradients", "principal_outputs"]
+__all__ = ["KernelAGOP", "agop_of_expansion", "combine_gradients", "gradients_from_gram", "principal_outputs"]
 
 SLAB = 2**26  # bytes of gradients held at once
 
@@ -65,6 +66,7 @@ def agop_of_expansion(
     diagonal: bool = False,
     blocks: Sequence[Tensor] | None = None,
     weights: Tensor | None = None,
+    gram: Tensor | None = None,
     tolerance: float = 1e-6,
 ) -> KernelAGOP:
     r"""AGOP of ``f_o(z) = sum_i dual_io k(x_i A, z A)``: mean over points, sum over outputs.
@@ -90,6 +92,9 @@ def agop_of_expansion(
         Index blocks; entries outside of all are 0.
     weights : Tensor of shape (m,), optional
         The mean over points becomes the weighted mean.
+    gram : Tensor of shape (n, n), optional
+        The kernel matrix of ``x``, where the points are all of its rows in order: radial kernels then read the
+        distances off it, each pair once.
     tolerance : float, default 1e-6
         Of :func:`principal_outputs`.
 
@@ -122,6 +127,7 @@ def agop_of_expansion(
         matrix = _quadratic(kernel, factor, x, outputs, points, share, center)
         return KernelAGOP(_only(matrix, blocks), math.nan, len(points), outputs.shape[1])
     kernel = kernel if factor is None else Metric(kernel, factor)
+    whole = None if gram is None or len(points) != len(x) else gradients_from_gram(kernel, gram, x, outputs)
     slab = max(1, SLAB // max(1, outputs.shape[1] * x.shape[1] * x.element_size()))
     total = x.new_zeros(x.shape[1], dtype=torch.float64) if diagonal else x.new_zeros(x.shape[1], x.shape[1])
     means = x.new_zeros(outputs.shape[1], x.shape[1])
@@ -129,7 +135,7 @@ def agop_of_expansion(
     for start in range(0, len(points), slab):
         part = slice(start, start + slab)
         own = None if rows is None else rows[part]
-        gradients = kernel.expansion_gradient(x, points[part], outputs, rows=own)
+        gradients = whole[part] if whole is not None else kernel.expansion_gradient(x, points[part], outputs, rows=own)
         weighted = gradients * share[part, None, None]
         means += weighted.sum(dim=0)
         if diagonal:
@@ -143,6 +149,28 @@ def agop_of_expansion(
     spread = max(fourth - size, 0.0) / max(1, len(points) - 1) * max(0.0, 1 - len(points) / len(x))
     error = math.sqrt(spread / size) if size > 0 and not (center or diagonal) else (0.0 if spread == 0 else math.nan)
     return KernelAGOP(_only(total.to(x.dtype), blocks), error, len(points), outputs.shape[1])
+
+
+def gradients_from_gram(kernel: Kernel, gram: Tensor, x: Tensor, outputs: Tensor) -> Tensor | None:
+    """Gradients (n, r, d) at the training rows from their kernel matrix, which is left as it is.
+
+    None where the kernel is not a radial one, perhaps with a factor around it.
+    """
+    metric = kernel if isinstance(kernel, Metric) else Metric(kernel)
+    if not isinstance(metric.kernel, RadialKernel) or metric.warp is not None:
+        return None
+    inner, projected = metric.kernel, metric.project(x)
+    distances = inner.distances(projected, projected)
+    gradients = projected.new_zeros(len(x), outputs.shape[1], projected.shape[1])
+    for rows, columns in blocks_below(len(x)):
+        w = inner.slope_of_value_(gram[rows, columns].clone())
+        distances.add_gradients_(rows, columns, w, outputs[columns], gradients[rows])
+        if rows != columns:
+            distances.add_gradients_(columns, rows, w.mT, outputs[rows], gradients[columns])
+    factor = metric.factor
+    if factor is None:
+        return gradients
+    return gradients * factor if factor.dim() == 1 else gradients @ factor.mT
 
 
 def combine_gradients(gradients: Tensor, share: Tensor, *, diagonal: bool = False) -> Tensor:

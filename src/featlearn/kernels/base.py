@@ -17,6 +17,7 @@ __all__ = [
     "EQUAL",
     "Kernel",
     "blocks",
+    "blocks_below",
     "check_pair",
     "check_square",
     "own_pairs",
@@ -206,6 +207,11 @@ def slices(length: int, step: int) -> Iterator[slice]:
 def blocks(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
     """Blocks of a matrix that fit in cache, row after row."""
     return ((one, other) for one in slices(rows, TILE) for other in slices(columns, TILE))
+
+
+def blocks_below(n: int) -> Iterator[tuple[slice, slice]]:
+    """Blocks on and below the diagonal of a square matrix."""
+    return ((rows, columns) for rows in slices(n, TILE) for columns in slices(rows.stop, TILE))
 
 
 def own_pairs(rows: Tensor, columns: slice) -> tuple[Tensor, Tensor]:

@@ -34,6 +34,7 @@ __all__ = ["Encoded", "Plan", "Problem", "final_agop", "honest_at_identity", "re
 
 DOUBLE_ROWS = 1000  # rows up to which everything is in float64: it costs nothing there
 CALIBRATED = 1500  # most rows for calibration where nothing was selected
+SHOWN = 5000  # points of the AGOP that is shown
 SMALLEST = 1e-8  # ridge for that
 OUTSIDE = 5000  # most rows outside the metric's own that score the iterates
 
@@ -236,7 +237,7 @@ def honest_at_identity(plan: Plan, problem: Problem, candidate: Candidate) -> tu
 def final_agop(plan: Plan, problem: Problem, candidate: Candidate, fitted: Run) -> KernelAGOP:
     """AGOP of the fitted predictor over training rows; the diagonal alone where the matrix would be large."""
     x = problem.encoded[candidate.transform].x
-    rows = draw_points(len(x), fitted.dual.shape[1], MetricRule(), generator(plan.random_state, "final"))
+    rows = draw_points(len(x), fitted.dual.shape[1], MetricRule(points=SHOWN), generator(plan.random_state, "final"))
     weights = None if problem.weights is None else problem.weights[rows]
     return agop_of_expansion(fitted.kernel, None, x, fitted.dual, x[rows], rows=rows, weights=weights)
 

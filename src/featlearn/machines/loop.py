@@ -389,7 +389,8 @@ class _Loop:
         rule, parts = self.recipe.metric, self.recipe.parts
         outputs = principal_outputs(dual)
         rows = draw_points(len(self.x), outputs.shape[1], rule, generator(self.random_state, "agop", t)).to(dual.device)
-        points = self.x[rows]
+        whole = len(rows) == len(self.x) and not rule.replacement
+        points = self.x if whole else self.x[rows]
         weights = None if self.weights is None else self.weights[rows]
         if len(parts) == 1 and not parts[0].warp:
             metric = self.metrics[0]
@@ -397,7 +398,7 @@ class _Loop:
             shape = parts[0].shape
             agop = agop_of_expansion(
                 inner, metric.factor, self.x, outputs, points, rows=rows, center=rule.center,
-                diagonal=shape == "diagonal", blocks=self.blocks if shape == "block" else None, weights=weights,
+                diagonal=shape == "diagonal", blocks=self.blocks if shape == "block" else None, weights=weights, gram=self.gram if whole else None,
             )  # fmt: skip
             thin = parts[0].kernel.rotation_invariant
             return [replace(metric, factor=metric_root(agop.matrix, rule, thin=thin))], agop.standard_error
