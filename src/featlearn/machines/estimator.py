@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from os import PathLike
 from typing import Any, Self
 
 import numpy as np
@@ -294,6 +295,16 @@ class RFMBase(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """
         self._check_rows(X)
         return like(X, self.predictor_.project(X))
+
+    def export(self, path: str | PathLike[str]) -> None:
+        """Write the fitted machine to one safetensors file, from which ``featlearn.machines.load`` predicts the same.
+
+        No pickle, and no training data but the rows as the kernels see them: see
+        :func:`featlearn.machines.export.save_machine`.
+        """
+        from .export import save_machine
+
+        save_machine(self, path)
 
     def metric_at(self, t: int) -> Any:
         """M (p, p) of the first kernel at step t of the final fit, in encoded columns; the identity at t = 0."""

@@ -1,0 +1,299 @@
+"""Fitted machines in one file of tensors and plain values: safe to load, and all that predicting needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from .. import __version__
+from ..exceptions import DataError, ModelError
+from ..kernels import (
+    ArcCosNTK,
+    ColumnWarp,
+    GaussianKernel,
+    LaplaceKernel,
+    LpqKernel,
+    MeanKernel,
+    Metric,
+    QuadraticKernel,
+)
+from .calibration import probabilities
+from .categories import CategoryBlock
+from .columns import Columns, FittedColumns
+from .estimator import like
+from .intervals import cv_plus_interval, split_interval
+from .numeric import NumericBlock
+from .packing import Classes, Packer, unpack
+from .predictor import Predictor
+from .targets import ClassCoding, RegressionCoding
+from .transforms import RankCurves, RobustCurves
+
+__all__ = ["FORMAT", "VERSION", "LoadedClassifier", "LoadedMachine", "LoadedRegressor", "load", "save_machine"]
+
+FORMAT = "featlearn machine"
+VERSION = 1  # of the file; raised when a file of before could be read wrongly
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LoadedMachine:
+    """What a file holds: a machine that predicts, and cannot be fitted.
+
+    Attributes
+    ----------
+    predictor : Predictor
+        Encoded columns, kernels and their metrics, transformed training rows, dual coefficients.
+    coding : RegressionCoding or ClassCoding
+    """
+
+    predictor: Predictor
+    coding: Any
+
+    @property
+    def n_features_in_(self) -> int:
+        """Columns that predictions need."""
+        return self.predictor.columns.n_features_in
+
+    @property
+    def feature_names_in_(self) -> NDArray[Any] | None:
+        """Their names, if the machine was fitted to a DataFrame."""
+        names = self.predictor.columns.feature_names
+        return None if names is None else np.array(names, dtype=object)
+
+    def __repr__(self) -> str:
+        rows, columns = len(self.predictor.dual), self.n_features_in_
+        return f"{type(self).__name__}({rows:,} training rows, {columns:,} columns)"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LoadedRegressor(LoadedMachine):
+    """An :class:`~featlearn.RFMRegressor` read from a file.
+
+    Attributes
+    ----------
+    intervals : "split", "cv_plus" or None
+        How ``predict_interval`` was prepared, with residuals (m, C) of rows that were left out, the fold (m,) of each,
+        and the machine of each fold.
+    """
+
+    intervals: str | None = None
+    residuals: Tensor | None = None
+    folds: Tensor | None = None
+    fold_predictors: tuple[Predictor, ...] = field(default=())
+
+    def predict(self, X: Any) -> Any:
+        """Predictions (m,) or (m, C), of the kind of X; DataError for other columns than in ``fit``."""
+        return like(X, self.coding.decode(self.predictor.expansion(X)))
+
+    def predict_interval(self, X: Any, level: float = 0.9) -> Any:
+        """Intervals (m, 2), or (m, C, 2), that hold the target with probability ``level``.
+
+        Raises
+        ------
+        DataError
+            For a machine fitted with ``intervals=None``, or a level outside (0, 1).
+        """
+        if self.intervals is None or self.residuals is None:
+            raise DataError('Got a machine fitted without intervals. Fit it with intervals="split" or "cv_plus".')
+        if self.folds is None:
+            found = split_interval(self.predictor.expansion(X), self.residuals, level)
+        else:
+            values = torch.stack([predictor.expansion(X) for predictor in self.fold_predictors])
+            found = cv_plus_interval(values, self.folds, self.residuals, level)
+        found = found + self.coding.mean.to(found)[:, None]
+        return like(X, found[:, 0] if self.coding.one_output else found)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LoadedClassifier(LoadedMachine):
+    """An :class:`~featlearn.RFMClassifier` read from a file.
+
+    Attributes
+    ----------
+    sharpness : float
+        Of the softmax that makes probabilities of scores.
+    """
+
+    sharpness: float = 1.0
+
+    @property
+    def classes_(self) -> NDArray[Any]:
+        """Labels (K,), ascending."""
+        return np.asarray(self.coding.classes)
+
+    def decision_function(self, X: Any) -> Any:
+        """Scores (m, K), or (m,) of the second class above the first where there are two."""
+        scores = self._scores(X)
+        return like(X, scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores)
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Labels (m,); ties go to the first class."""
+        return np.asarray(self.coding.decode(self.predictor.expansion(X)))
+
+    def predict_proba(self, X: Any) -> Any:
+        """Probabilities (m, K): the softmax of the scores."""
+        return like(X, probabilities(self._scores(X), self.sharpness))
+
+    def _scores(self, X: Any) -> Tensor:
+        scores: Tensor = self.coding.scores(self.predictor.expansion(X))
+        return scores
+
+
+_CLASSES: Classes = {
+    cls.__name__: cls
+    for cls in (
+        ArcCosNTK, CategoryBlock, ClassCoding, ColumnWarp, Columns, FittedColumns, GaussianKernel, LaplaceKernel,
+        LoadedClassifier, LoadedRegressor, LpqKernel, MeanKernel, Metric, NumericBlock, Predictor, QuadraticKernel,
+        RankCurves, RegressionCoding, RobustCurves,
+    )
+}  # fmt: skip
+
+
+def save_machine(estimator: Any, path: str | PathLike[str]) -> None:
+    """Write a fitted machine in the safetensors format, whole or not at all.
+
+    Parameters
+    ----------
+    estimator : RFMRegressor or RFMClassifier
+        Fitted.
+    path : path-like
+        Its folder must exist. An earlier file is replaced in one step.
+
+    Raises
+    ------
+    NotFittedError
+        Before ``fit``.
+    ModelError
+        A kernel that is not of this package.
+    OSError
+        The file cannot be written; an earlier one is then left as it was.
+
+    Notes
+    -----
+    The file holds the training rows as the kernels see them (warped, and multiplied by the metric's factor), not as
+    they were given, and no targets but the residuals that intervals need. Plain values are JSON in the header. Nothing
+    in it is code: reading it cannot run any.
+    """
+    check_is_fitted(estimator)
+    packer = Packer(_CLASSES)
+    content = json.dumps(packer.pack(_loaded(estimator), "machine"))
+    header = {"format": FORMAT, "version": str(VERSION), "featlearn": __version__, "content": content}
+    _write(Path(os.path.realpath(path)), safetensors.torch.save(packer.tensors, header), path)
+
+
+def load(path: str | PathLike[str]) -> LoadedRegressor | LoadedClassifier:
+    """The machine that ``export`` wrote, ready to predict, on the processor.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    LoadedRegressor or LoadedClassifier
+        Its predictions are those of the exported machine, to the last bit on the same computer.
+
+    Raises
+    ------
+    ModelError
+        The file was not written by ``export``, by a later version of it, or is not whole.
+    OSError
+        There is no such file, or it cannot be read.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile
+    >>> from featlearn import RFMRegressor
+    >>> from featlearn.machines import load
+    >>> X = np.random.default_rng(0).normal(size=(30, 2))
+    >>> machine = RFMRegressor(kernel="laplace", alpha=0.1, max_iter=1, selection=None).fit(X, X[:, 0])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     machine.export(f"{folder}/machine.safetensors")
+    ...     loaded = load(f"{folder}/machine.safetensors")
+    >>> bool((loaded.predict(X) == machine.predict(X)).all())
+    True
+    """
+    with Path(path).open("rb"):
+        pass  # what keeps a file from being read at all is the system's to say
+    try:
+        with safe_open(os.fspath(path), framework="pt") as file:
+            header = file.metadata() or {}
+            plain = _content(header, path)
+            # A copy of their own: the processor rounds a product by where in memory its numbers start.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # no mapping
+    except SafetensorError as error:
+        raise ModelError(
+            f"Got {os.fspath(path)}, which cannot be read as a machine ({error}), but expected a whole file that "
+            "export wrote. Copy or export it again."
+        ) from error
+    try:
+        machine = unpack(plain, tensors, _CLASSES)
+        if not isinstance(machine, LoadedRegressor | LoadedClassifier):
+            raise TypeError(f"it holds {type(machine).__name__}")
+        machine.predictor.of_encoded(machine.predictor.dual.new_zeros(1, len(machine.predictor.columns.names)))
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"Got {os.fspath(path)}, whose contents do not fit together ({type(error).__name__}: {error}), but "
+            "expected a file as export wrote it. Export it again."
+        ) from error
+    return machine
+
+
+def _loaded(estimator: Any) -> LoadedMachine:
+    predictor, coding = estimator.predictor_, estimator.coding_
+    if isinstance(coding, ClassCoding):
+        return LoadedClassifier(predictor, coding, float(estimator.sharpness_))
+    if estimator.intervals is None:
+        return LoadedRegressor(predictor, coding)
+    if estimator.intervals == "split":
+        return LoadedRegressor(predictor, coding, "split", estimator._residuals)
+    folds, predictors = estimator._folds, tuple(estimator._fold_predictors)
+    return LoadedRegressor(predictor, coding, "cv_plus", estimator._residuals, folds, predictors)
+
+
+def _content(header: dict[str, str], path: str | PathLike[str]) -> Any:
+    """The plain values; ModelError for the header of another kind of file."""
+    if header.get("format") != FORMAT:
+        raise ModelError(
+            f"Got {os.fspath(path)}, which holds tensors but no machine, but expected a file that "
+            "RFMRegressor.export or RFMClassifier.export wrote."
+        )
+    version = header.get("version", "")
+    if version != str(VERSION):
+        raise ModelError(
+            f"Got {os.fspath(path)} of format version {version!r}, but expected {VERSION}. It was written by featlearn "
+            f"{header.get('featlearn', '?')}, this is {__version__}: use one that reads it, or export it again."
+        )
+    try:
+        return json.loads(header["content"])
+    except (KeyError, ValueError) as error:
+        raise ModelError(f"Got {os.fspath(path)}, whose header is damaged ({error}). Export it again.") from error
+
+
+def _write(place: Path, data: bytes, path: str | PathLike[str]) -> None:
+    """Write beside the place and move: readers see the earlier file or the whole new one."""
+    if not place.parent.is_dir():
+        raise FileNotFoundError(f"Got {os.fspath(path)}, but there is no folder {place.parent}. Create it first.")
+    if place.is_dir():
+        raise IsADirectoryError(f"Got {os.fspath(path)}, which is a folder, but expected a file.")
+    # A folder beside the place, not a file: files of tempfile could be read by their owner alone, and so could the
+    # machine.
+    with tempfile.TemporaryDirectory(prefix=f".{place.name[:100]}.", dir=place.parent) as folder:
+        beside = Path(folder) / "machine"
+        with beside.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # or a crash soon after could leave the new name on an empty file
+        beside.replace(place)
