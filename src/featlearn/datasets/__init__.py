@@ -1,10 +1,11 @@
-"""Images and pretrained networks to measure: a bundled Fashion-MNIST subset, and readers of well-known files."""
+"""Data to try things on: images (a Fashion-MNIST subset comes with featlearn), pretrained networks, arithmetic."""
 
 from __future__ import annotations
 
 from .cifar_resnet import CIFAR_MEAN, CIFAR_STD, CifarResNet, load_cifar_resnet
 from .image_data import ImageData
 from .images import load_cifar10_jpeg, load_fashion_mnist, load_mnist
+from .modular import ModularData, modular_arithmetic
 
 __all__ = [
     "load_fashion_mnist",
@@ -15,4 +16,6 @@ __all__ = [
     "CIFAR_MEAN",
     "CIFAR_STD",
     "ImageData",
+    "modular_arithmetic",
+    "ModularData",
 ]

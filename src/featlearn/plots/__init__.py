@@ -1,7 +1,8 @@
 """Figures of results, drawn with matplotlib from plain dictionaries.
 
 ``plot_feature_report``, ``plot_centered``, ``plot_spectra`` and ``plot_directions`` draw ``FeatureReport.to_dict()``;
-``plot_history`` draws what a ``FeatureTracker`` recorded. Names load at first use, and matplotlib with them.
+``plot_history`` draws what a ``FeatureTracker`` recorded, ``plot_grokking`` a
+``GrokkingResult``. Names load at first use, and matplotlib with them.
 """
 
 from __future__ import annotations
@@ -11,14 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .features import plot_centered, plot_directions, plot_feature_report, plot_spectra
+    from .grokking import plot_grokking
     from .tracking import plot_history
 
-__all__ = ["plot_centered", "plot_directions", "plot_feature_report", "plot_history", "plot_spectra"]
+__all__ = [
+    "plot_centered",
+    "plot_directions",
+    "plot_feature_report",
+    "plot_grokking",
+    "plot_history",
+    "plot_spectra",
+]
 
 _HOME = {
     "plot_centered": "features",
     "plot_directions": "features",
     "plot_feature_report": "features",
+    "plot_grokking": "grokking",
     "plot_history": "tracking",
     "plot_spectra": "features",
 }
