@@ -77,6 +77,14 @@ def test_squared_slopes_are_shrunk_conditional_means():
     np.testing.assert_allclose(warp.slopes[0].numpy(), slopes, rtol=1e-12)
 
 
+def test_columns_of_two_values_are_left_alone():
+    x = torch.stack([normal(30, seed=1), (normal(30, seed=2) > 0).double(), torch.zeros(30)], dim=1)
+    warp = ColumnWarp.identity(x, 4).learned(x, normal(30, 3, seed=3) ** 2, power=1.0)
+    assert warp.columns.tolist() == [0]
+    assert torch.equal(warp(x)[:, 1:], x[:, 1:])
+    assert torch.equal(warp.derivative(x)[:, 1:], torch.ones(30, 2, dtype=torch.float64))
+
+
 def test_power_zero_is_the_identity():
     warp, _ = learned(power=0.0)
     torch.testing.assert_close(warp.slopes, torch.ones_like(warp.slopes))
