@@ -191,3 +191,19 @@ def test_points_are_random_rows_never_the_first():
     assert len(set(several.tolist())) == 5000
     repeated = draw_points(1000, 1, MetricRule(points=500, replacement=True), source)
     assert len(set(repeated.tolist())) < len(repeated) == 500
+
+
+@pytest.mark.parametrize("shape", ["full", "diagonal"])
+def test_more_columns_than_rows_change_nothing(shape, monkeypatch):
+    x, y, z = normal(20, 50, seed=7), normal(20, 2, seed=8), normal(9, 50, seed=9)
+    truth = normal(9, 2, seed=10)
+    made = recipe(parts=(Part(LaplaceKernel(1.0), shape),), bandwidth=Bandwidth(1.0), alphas=((1e-3, 1e-1),))
+    found = run(replace(made, selected=True), x, y, judge=HeldOut(z, truth))
+    monkeypatch.setattr("featlearn.machines.loop.lives_in_the_span", lambda parts: False)
+    plain = run(replace(made, selected=True), x, y, judge=HeldOut(z, truth))
+    assert [entry[2] for entry in found.scores] == pytest.approx([entry[2] for entry in plain.scores], rel=1e-7)
+    for short, long in zip(found.kernels, plain.kernels, strict=True):
+        torch.testing.assert_close(short.matrix(x, z), long.matrix(x, z), rtol=1e-7, atol=1e-9)
+    if shape == "full":
+        assert found.kernels[1].factor.shape[0] == 50
+        assert found.kernels[1].factor.shape[1] <= 20

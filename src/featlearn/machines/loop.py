@@ -18,6 +18,7 @@ from ..kernels import ColumnWarp, Kernel, LpqKernel, MeanKernel, Metric, median_
 from ..linalg.gram import GramOperator, TiledGram
 from ..linalg.ridge import RidgePath, RidgeSolution, RidgeSolver, solve_ridge
 from .rules import Bandwidth, MetricRule, Part
+from .span import Span, lives_in_the_span
 
 __all__ = ["HeldOut", "Judge", "LeaveOneOut", "Recipe", "Run", "draw_points", "metric_root", "run"]
 
@@ -186,8 +187,16 @@ def run(
     Notes
     -----
     A step costs ``n^2 k`` flops for K, its solution (``n^3/3``, or ``2 n^2 C`` an iteration above 4,000 rows) and
-    ``2 m n k r`` for the AGOP; memory is K, ``n^2`` numbers.
+    ``2 m n k r`` for the AGOP; memory is K, ``n^2`` numbers. Where there are more columns than rows and the metric is
+    full, everything runs in the span of the rows, with n + 1 columns.
     """
+    if start is None and x.shape[1] > len(x) + 1 and lives_in_the_span(recipe.parts):
+        span = Span(x)
+        seen = replace(judge, x=span(judge.x)) if isinstance(judge, HeldOut) else judge
+        inside = run(
+            recipe, span(x), targets, weights=weights, judge=seen, random_state=random_state, callback=callback
+        )  # fmt: skip
+        return replace(inside, kernel=span.lift(inside.kernel), kernels=[span.lift(k) for k in inside.kernels])
     loop = _Loop(recipe, x, targets, weights, blocks, judge, start, random_state)
     for t in range(recipe.max_iter + 1):
         try:
