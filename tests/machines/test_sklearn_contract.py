@@ -1,0 +1,70 @@
+"""scikit-learn's own checks of the estimators, in several configurations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from featlearn.machines.rfm import RFMClassifier, RFMRegressor
+
+FAST = {"kernel": "laplace", "alpha": 1e-2, "max_iter": 1}
+ONE_POWER = {"alpha": 1e-2, "power": 1.0, "max_iter": 1}
+
+ROWS = "a median distance, knots and folds are properties of the rows: a row given twice counts in them as two"
+CALIBRATION = "the sharpness comes from leaving one row out, and the second copy of a row given twice stays in"
+STEPS = "n_iter_ is the chosen iterate, and 0, plain kernel ridge regression, is a legitimate choice"
+FAR = (
+    "the published rule has L = 1 and scales no columns: on blobs 20 wide the nearest row decides, whatever its weight"
+)
+
+
+def expected_failures(machine: Any) -> dict[str, str]:
+    """Checks that ask for what the machine does not promise, with the reason."""
+    found = {}
+    published = machine.rule == "pip"
+    if not published and machine.bandwidth is None:
+        found["check_sample_weight_equivalence_on_dense_data"] = ROWS
+    elif isinstance(machine, RFMClassifier):
+        found["check_sample_weight_equivalence_on_dense_data"] = CALIBRATION
+    if not published and machine.selection is not None:
+        found["check_transformer_n_iter"] = STEPS
+    if published and isinstance(machine, RFMClassifier):
+        found["check_class_weight_classifiers"] = FAR
+    return found
+
+
+# Checks have few rows, or a rare class: there are fewer folds then, with a warning.
+fewer_folds = pytest.mark.filterwarnings("ignore:.*selection uses . folds:featlearn.exceptions.FeatlearnWarning")
+
+
+@fewer_folds
+@parametrize_with_checks(
+    [
+        RFMRegressor(**FAST, selection=None),
+        RFMClassifier(**FAST, selection=None),
+        RFMRegressor(**FAST, bandwidth=1.0, selection=None),
+        RFMRegressor(rule="pip"),
+        RFMClassifier(rule="pip"),
+        RFMRegressor(kernel="laplace", alpha=(1e-2, 1.0), power=1.0, max_iter=1),
+    ],
+    expected_failed_checks=expected_failures,
+)
+def test_contract(estimator, check):
+    check(estimator)
+
+
+@fewer_folds
+@pytest.mark.slow
+@parametrize_with_checks(
+    [
+        RFMRegressor(**ONE_POWER),  # all kernels and transforms race
+        RFMClassifier(kernel="laplace", alpha=(1e-2, 1.0), power=1.0, max_iter=1),
+        RFMRegressor(kernel="rotated+coordinates", **ONE_POWER, selection=None, metric_samples=10),
+        RFMRegressor(**FAST, selection=None, intervals="cv_plus"),
+    ],
+    expected_failed_checks=expected_failures,
+)
+def test_contract_of_machines_that_take_longer(estimator, check):
+    check(estimator)
