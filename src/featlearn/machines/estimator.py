@@ -23,8 +23,10 @@ from .columns import Columns
 from .fitting import DOUBLE_ROWS, Encoded, Plan, Problem, final_agop, refit, select
 from .loop import Run
 from .predictor import Predictor, parts_of_kernel
-from .rules import Rule, as_bandwidth, as_rule, parts_of
+from .rules import KERNELS, Rule, as_bandwidth, as_rule, parts_of
+from .scores import Scores, coded_scores
 from .selection import Candidate, Selection
+from .shown import Shown
 from .weights import as_weights
 
 __all__ = ["RFMBase", "like"]
@@ -34,7 +36,7 @@ DIRECTIONS = 20  # leading eigenvectors of the AGOP that are kept
 WIDE = 2000  # encoded columns above which full metrics of warped columns are not tried
 
 
-class RFMBase(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class RFMBase(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """What regressor and classifier share."""
 
     def __init__(
@@ -116,6 +118,7 @@ class RFMBase(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         candidate, fitted = refit(plan, problem, chosen, start=start, callback=self.callback)
         self._store(X, plan, problem, candidate, fitted, chosen)
         self._finish(X, y, plan, problem, candidate, chosen, aside, y_val)
+        self.held_out_scores_ = None if chosen is None else self._held_out_scores(problem, chosen, validation)
         return self
 
     def _set_aside(self, weights: Tensor | None, n: int, plan: Plan) -> tuple[Tensor | None, Tensor | None]:
@@ -221,9 +224,10 @@ class RFMBase(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def _runner(self, calls: Sequence[Callable[[], Run]]) -> list[Run]:
         if self.verbose:
+            from rich.console import Console
             from rich.progress import track
 
-            calls = list(track(calls, description="Selecting"))
+            calls = list(track(calls, description="Selecting", console=Console(stderr=True), transient=True))
         if self.n_jobs in (None, 1):
             return [call() for call in calls]
         return list(Parallel(n_jobs=self.n_jobs, prefer="threads")(delayed(call)() for call in calls))
@@ -276,6 +280,17 @@ class RFMBase(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     ) -> None:
         """Calibration or intervals."""
         raise NotImplementedError
+
+    def _held_out_scores(
+        self, problem: Problem, chosen: Selection, validation: tuple[dict[str, Tensor], Tensor] | None
+    ) -> Scores:
+        """Scores on the rows by which the machine was chosen."""
+        rows = torch.cat([rows for rows, _ in chosen.held_out])
+        values = torch.cat([values for _, values in chosen.held_out]) * problem.scale
+        targets = problem.targets[rows] if validation is None else validation[1]
+        weights = None if problem.weights is None or validation is not None else problem.weights[rows]
+        sharpness = getattr(self, "sharpness_", 1.0)
+        return coded_scores(self.coding_, targets * problem.scale, values, weights, sharpness)
 
     # use ----------------------------------------------------------------------------------------------------------
 
@@ -340,14 +355,18 @@ def _check_alpha_zero(plan: Plan, problem: Problem) -> None:
 
 
 def _affordable(plan: Plan, problem: Problem) -> tuple[Candidate, ...]:
-    """Without full metrics of warped columns where there are more columns than rows, or very many."""
-    kept = []
+    """The candidates without full metrics of warped columns where there are more columns than rows, or very many.
+
+    A plain Laplace kernel, which can run in the span of the rows, stands in for them.
+    """
+    kept: list[Candidate] = []
     for candidate in plan.candidates:
         n, p = problem.encoded[candidate.transform].x.shape
-        heavy = any(part.shape in ("full", "block") and part.warp for part in candidate.parts)
-        if not (heavy and p > min(n, WIDE)):
+        if p > min(n, WIDE) and any(part.shape in ("full", "block") and part.warp for part in candidate.parts):
+            candidate = replace(candidate, kernel="laplace", parts=KERNELS["laplace"])
+        if candidate not in kept:
             kept.append(candidate)
-    return tuple(kept) or plan.candidates
+    return tuple(kept)
 
 
 def _dtype(X: Any, n: int) -> torch.dtype:

@@ -38,6 +38,7 @@ from .intervals import cv_plus_interval, split_interval
 from .numeric import NumericBlock
 from .packing import Classes, Packer, unpack
 from .predictor import Predictor
+from .shown import Shown
 from .targets import ClassCoding, RegressionCoding
 from .transforms import RankCurves, RobustCurves
 
@@ -48,7 +49,7 @@ VERSION = 1  # of the file; raised when a file of before could be read wrongly
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LoadedMachine:
+class LoadedMachine(Shown):
     """What a file holds: a machine that predicts, and cannot be fitted.
 
     Attributes
@@ -56,10 +57,17 @@ class LoadedMachine:
     predictor : Predictor
         Encoded columns, kernels and their metrics, transformed training rows, dual coefficients.
     coding : RegressionCoding or ClassCoding
+    told : dict
+        What ``to_dict`` of the estimator said.
     """
 
     predictor: Predictor
     coding: Any
+    told: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values of the fitted estimator, as at its export."""
+        return dict(self.told)
 
     @property
     def n_features_in_(self) -> int:
@@ -252,15 +260,15 @@ def load(path: str | PathLike[str]) -> LoadedRegressor | LoadedClassifier:
 
 
 def _loaded(estimator: Any) -> LoadedMachine:
-    predictor, coding = estimator.predictor_, estimator.coding_
+    predictor, coding, told = estimator.predictor_, estimator.coding_, estimator.to_dict()
     if isinstance(coding, ClassCoding):
-        return LoadedClassifier(predictor, coding, float(estimator.sharpness_))
+        return LoadedClassifier(predictor, coding, told, float(estimator.sharpness_))
     if estimator.intervals is None:
-        return LoadedRegressor(predictor, coding)
+        return LoadedRegressor(predictor, coding, told)
     if estimator.intervals == "split":
-        return LoadedRegressor(predictor, coding, "split", estimator._residuals)
+        return LoadedRegressor(predictor, coding, told, "split", estimator._residuals)
     folds, predictors = estimator._folds, tuple(estimator._fold_predictors)
-    return LoadedRegressor(predictor, coding, "cv_plus", estimator._residuals, folds, predictors)
+    return LoadedRegressor(predictor, coding, told, "cv_plus", estimator._residuals, folds, predictors)
 
 
 def _content(header: dict[str, str], path: str | PathLike[str]) -> Any:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from torch import Tensor
 from .._random import generator
 from .loop import Run
 from .rules import Bandwidth, Part
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["Candidate", "Rung", "Selection", "Split", "cross_validation", "fold_of", "hold_out", "race"]
 
@@ -111,6 +114,12 @@ class Selection:
         import pandas as pd
 
         return pd.DataFrame(self.table).sort_values("score", kind="stable", ignore_index=True)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Scores of the best candidates along their iterates, with standard errors."""
+        from ..plots.machines import plot_selection
+
+        return plot_selection(self.to_dict(), ax)
 
 
 def cross_validation(

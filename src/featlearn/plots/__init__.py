@@ -1,8 +1,9 @@
 """Figures of results, drawn with matplotlib from plain dictionaries.
 
 ``plot_feature_report``, ``plot_centered``, ``plot_spectra`` and ``plot_directions`` draw ``FeatureReport.to_dict()``;
-``plot_history`` draws what a ``FeatureTracker`` recorded, ``plot_grokking`` a
-``GrokkingResult``. Names load at first use, and matplotlib with them.
+``plot_history`` draws what a ``FeatureTracker`` recorded, ``plot_grokking`` a ``GrokkingResult``. ``plot_machine`` and
+its parts ``plot_importances``, ``plot_scree`` and ``plot_selection`` draw ``to_dict()`` of a fitted machine, and of its
+selection. Names load at first use, and matplotlib with them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .features import plot_centered, plot_directions, plot_feature_report, plot_spectra
     from .grokking import plot_grokking
+    from .machines import plot_importances, plot_machine, plot_scree, plot_selection
     from .tracking import plot_history
 
 __all__ = [
@@ -21,6 +23,10 @@ __all__ = [
     "plot_feature_report",
     "plot_grokking",
     "plot_history",
+    "plot_importances",
+    "plot_machine",
+    "plot_scree",
+    "plot_selection",
     "plot_spectra",
 ]
 
@@ -30,6 +36,10 @@ _HOME = {
     "plot_feature_report": "features",
     "plot_grokking": "grokking",
     "plot_history": "tracking",
+    "plot_importances": "machines",
+    "plot_machine": "machines",
+    "plot_scree": "machines",
+    "plot_selection": "machines",
     "plot_spectra": "features",
 }
 
