@@ -16,6 +16,7 @@ from ..agop.of_kernel import agop_of_expansion, combine_gradients, principal_out
 from ..exceptions import FeatlearnWarning
 from ..kernels import ColumnWarp, Kernel, LpqKernel, MeanKernel, Metric, median_bandwidth
 from ..linalg.gram import GramOperator, TiledGram
+from ..linalg.loo import ridge_with_leave_one_out
 from ..linalg.ridge import RidgePath, RidgeSolution, RidgeSolver, solve_ridge
 from .rules import Bandwidth, MetricRule, Part
 from .span import Span, lives_in_the_span
@@ -242,6 +243,7 @@ class _Loop:
         self.history: list[dict[str, Any]] = []
         self.scores: list[tuple[int, float, float]] = []
         self.honest: list[Tensor | None] = []
+        self.left_out: list[Tensor] = []
         self.best_score = float("inf")
         self.kept: Run | None = None
         self.previous: tuple[Tensor, int] | None = None
@@ -298,10 +300,7 @@ class _Loop:
         alphas = self._alphas(t)
         if isinstance(self.judge, LeaveOneOut):
             assert isinstance(gram, Tensor)
-            self.path = RidgePath(gram, self.targets, self.weights)
-            return [
-                (alpha, RidgeSolution(self.path.solve(alpha), "eigh", "exact", 0, 0.0, 0.0, 0.0)) for alpha in alphas
-            ]
+            return self._solve_leaving_one_out(gram, alphas, self.judge)
         solver = self.recipe.solver if last else replace(self.recipe.solver, tol=max(LOOSE, self.recipe.solver.tol))
         found: list[tuple[float, RidgeSolution]] = []
         for alpha in alphas:
@@ -319,6 +318,22 @@ class _Loop:
             found.append((alpha, solution))
         return found
 
+    def _solve_leaving_one_out(
+        self, gram: Tensor, alphas: Sequence[float], judge: LeaveOneOut
+    ) -> list[tuple[float, RidgeSolution]]:
+        """Solutions and, for the scores to come, what the refits without each row would have predicted."""
+        if len(alphas) == 1 and alphas[0] > 0:
+            found = ridge_with_leave_one_out(
+                gram, self.targets, alphas[0], weights=self.weights, overwrite=True,
+                variant="recentred" if judge.recentred else "plain", solver=self.recipe.solver,
+            )  # fmt: skip
+            self.left_out = [self.targets - found.residuals]
+            return [(alphas[0], found.solution)]
+        path = RidgePath(gram, self.targets, self.weights)
+        residuals = [path.leave_one_out(alpha, recentred=judge.recentred).to(self.targets) for alpha in alphas]
+        self.left_out = [self.targets - residual for residual in residuals]
+        return [(alpha, RidgeSolution(path.solve(alpha), "eigh", "exact", 0, 0.0, 0.0, 0.0)) for alpha in alphas]
+
     def _alphas(self, t: int) -> tuple[float, ...]:
         """The candidates; once one was the best, that one and its neighbours."""
         alphas = self.recipe.alphas_at(t)
@@ -335,11 +350,7 @@ class _Loop:
         if self.judge is None:
             return [(float("nan"), None)] * len(candidates)
         if isinstance(self.judge, LeaveOneOut):
-            left_out = [
-                self.path.leave_one_out(alpha, recentred=self.judge.recentred).to(self.targets)
-                for alpha, _ in candidates
-            ]
-            return [(squared_error(residual, self.weights), self.targets - residual) for residual in left_out]
+            return [(squared_error(self.targets - values, self.weights), values) for values in self.left_out]
         return list(self.judge(kernel, self.x, [solution.dual_coef for _, solution in candidates]))
 
     def _record(
@@ -407,7 +418,8 @@ class _Loop:
             shape = parts[0].shape
             agop = agop_of_expansion(
                 inner, metric.factor, self.x, outputs, points, rows=rows, center=rule.center,
-                diagonal=shape == "diagonal", blocks=self.blocks if shape == "block" else None, weights=weights, gram=self.gram if whole else None,
+                diagonal=shape == "diagonal", blocks=self.blocks if shape == "block" else None, weights=weights,
+                gram=self.gram if whole else None,
             )  # fmt: skip
             thin = parts[0].kernel.rotation_invariant
             return [replace(metric, factor=metric_root(agop.matrix, rule, thin=thin))], agop.standard_error
