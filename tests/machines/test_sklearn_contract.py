@@ -15,9 +15,7 @@ ONE_POWER = {"alpha": 1e-2, "power": 1.0, "max_iter": 1}
 ROWS = "a median distance, knots and folds are properties of the rows: a row given twice counts in them as two"
 CALIBRATION = "the sharpness comes from leaving one row out, and the second copy of a row given twice stays in"
 STEPS = "n_iter_ is the chosen iterate, and 0, plain kernel ridge regression, is a legitimate choice"
-FAR = (
-    "the published rule has L = 1 and scales no columns: on blobs 20 wide the nearest row decides, whatever its weight"
-)
+FAR = "the published rule has L = 1 and scales no columns: on blobs 20 wide the nearest row decides, of any weight"
 
 
 def expected_failures(machine: Any) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -15,7 +16,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from ..exceptions import DataError
+from ..exceptions import DataError, FeatlearnWarning
 from ..kernels import Metric
 from ..linalg.psd import top_eigenvectors
 from ..linalg.ridge import RidgeSolver
@@ -130,6 +131,8 @@ class RFMBase(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         rule = as_rule(self.rule)
         machines = parts_of(rule.kernels if self.kernel is None else self.kernel, self.metric)
         bandwidths = rule.bandwidths if self.bandwidth is None else tuple(map(as_bandwidth, _several(self.bandwidth)))
+        if not bandwidths:
+            raise DataError("Got bandwidth=[], but expected a bandwidth or several.")
         powers = rule.powers if self.power is None else _numbers("power", self.power, positive=True)
         alphas = rule.alphas if self.alpha is None else _numbers("alpha", self.alpha, positive=False)
         steps = rule.max_iter if self.max_iter is None else self.max_iter
@@ -160,12 +163,16 @@ class RFMBase(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             seed = int(check_random_state(seed).randint(2**31 - 1))
         plan = Plan(
             candidates, alphas, rule.metric, int(steps), float(self.tol), solver,
-            rule.selected and method != "none", method, rule.center, self.metric_samples, int(seed),
+            rule.selected and method != "none", method, self._centers(rule), self.metric_samples, int(seed),
         )  # fmt: skip
         return plan, rule
 
     def _check_own(self) -> None:
         """Refuse parameters that only one of the estimators has."""
+
+    def _centers(self, rule: Rule) -> bool:
+        """Whether coded targets have weighted mean 0."""
+        return rule.center
 
     def _columns(self, rule: Rule) -> dict[str, Columns]:
         if self.columns is not None:
@@ -188,6 +195,12 @@ class RFMBase(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         if kept is not None and weights is not None:
             targets, weights = targets[kept], weights[kept]
             labels = None if labels is None else labels[kept]
+        if not bool(targets.any()):
+            warnings.warn(
+                "Got equal targets in all rows: that is what is predicted, and no features are learned.",
+                FeatlearnWarning,
+                stacklevel=3,
+            )
         scale = float(targets.square().mean().sqrt()) or 1.0
         coded = (targets / scale).to(device=device, dtype=dtype)
         weights = None if weights is None else weights.to(device=device, dtype=dtype)
@@ -201,12 +214,14 @@ class RFMBase(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         raise NotImplementedError
 
     def _validation(self, X_val: Any, y_val: Any, problem: Problem) -> tuple[dict[str, Tensor], Tensor] | None:
-        if X_val is None or y_val is None:
-            if self.selection == "validation":
-                raise DataError('Got selection="validation" without X_val and y_val. Pass both to fit.')
-            return None
         if self.selection != "validation":
-            raise DataError(f'Got X_val, which selection={self.selection!r} does not use. Pass selection="validation".')
+            if X_val is None and y_val is None:
+                return None
+            raise DataError(
+                f'Got X_val or y_val, which selection={self.selection!r} does not use. Pass selection="validation".'
+            )
+        if X_val is None or y_val is None:
+            raise DataError('Got selection="validation" without X_val and y_val. Pass both to fit.')
         like = problem.targets
         encoded = {
             name: part.columns.transform(X_val, like.dtype).to(like.device) for name, part in problem.encoded.items()
@@ -324,7 +339,7 @@ class RFMBase(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     def metric_at(self, t: int) -> Any:
         """M (p, p) of the first kernel at step t of the final fit, in encoded columns; the identity at t = 0."""
         check_is_fitted(self)
-        if not 0 <= t < len(self._kernels):
+        if not _is_whole(t) or not 0 <= t < len(self._kernels):
             raise DataError(f"Got t={t}, but expected a step from 0 to {len(self._kernels) - 1}.")
         factor = _factor(parts_of_kernel(self._kernels[t])[0], self.predictor_.dual.new_empty(0, len(self.agop_)))
         return self._public(factor.square().diag() if factor.dim() == 1 else factor @ factor.mT)
@@ -347,7 +362,7 @@ def _check_alpha_zero(plan: Plan, problem: Problem) -> None:
     x = next(iter(problem.encoded.values())).x
     _, place, counts = torch.unique(x, dim=0, return_inverse=True, return_counts=True)
     if int(counts.max()) > 1:
-        first, second = (place == counts.argmax()).nonzero()[:2, 0].tolist()
+        first, second = problem.places[(place == counts.argmax()).nonzero()[:2, 0].cpu()].tolist()
         raise DataError(
             f"Got alpha=0 with equal rows ({first} and {second}), but expected alpha > 0 or distinct rows: the "
             "kernel matrix is singular."
@@ -370,7 +385,9 @@ def _affordable(plan: Plan, problem: Problem) -> tuple[Candidate, ...]:
 
 
 def _dtype(X: Any, n: int) -> torch.dtype:
-    single = getattr(X, "dtype", None) in (torch.float32, np.dtype(np.float32), torch.float16)
+    # A table may have a column called "dtype".
+    own = X.dtype if isinstance(X, np.ndarray | Tensor) else None
+    single = own in (torch.float32, torch.float16, torch.bfloat16, np.dtype(np.float32), np.dtype(np.float16))
     return torch.float32 if single or n > DOUBLE_ROWS else torch.float64
 
 
@@ -381,11 +398,11 @@ def _length(X: Any) -> int:
 
 
 def like(X: Any, values: Tensor) -> Any:
-    """A tensor for a tensor, else an array; single precision for single precision."""
+    """A tensor for a tensor, else an array; in the precision of X where that has one."""
     if isinstance(X, Tensor):
         return values.to(X.dtype) if X.is_floating_point() else values
-    array = values.cpu().numpy()
-    return array.astype(np.float64, copy=False) if getattr(X, "dtype", None) != np.float32 else array
+    own = X.dtype if isinstance(X, np.ndarray) and X.dtype.kind == "f" else np.float64
+    return values.cpu().numpy().astype(own, copy=False)
 
 
 def _several(value: Any) -> Sequence[Any]:

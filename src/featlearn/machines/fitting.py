@@ -170,6 +170,12 @@ def select(
     else:
         folds = _possible_folds(n, problem.labels)
         rungs = cross_validation(n, problem.labels, len(plan.candidates), plan.random_state, folds)
+    fewest = min(len(split.train) for rung in rungs for split in rung.splits)
+    if fewest < 2:
+        raise DataError(
+            f"Got {n} rows, of which {fewest} to fit to where the others are held out, but expected 2 at least. Pass "
+            "more rows, or one value of every parameter and selection=None."
+        )
 
     def fit(candidate: Candidate, split: Split) -> Run:
         x, targets, weights = problem.rows(candidate.transform, split.train)
@@ -229,7 +235,9 @@ def honest_at_identity(plan: Plan, problem: Problem, candidate: Candidate) -> tu
     rows = torch.randperm(n, generator=generator(plan.random_state, "calibration"))[:CALIBRATED]
     x, targets, weights = problem.rows(candidate.transform, rows)
     recipe = plan.recipe(candidate, [[max(plan.alphas[0], SMALLEST)]], 0, selected=False)
-    fitted = run(recipe, x, targets, weights=weights, judge=LeaveOneOut(plan.centered))
+    # The mean of all rows is hardly moved by one of them, and is not the mean of some of them.
+    judge = LeaveOneOut(plan.centered and len(rows) == n)
+    fitted = run(recipe, x, targets, weights=weights, judge=judge)
     assert fitted.honest[0] is not None
     return rows, fitted.honest[0]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -209,6 +209,9 @@ class RFMRegressor(RegressorMixin, RFMBase):
         return coding, coding.encode(y, n), weights, None
 
     def _set_aside(self, weights: Tensor | None, n: int, plan: Plan) -> tuple[Tensor | None, Tensor | None]:
+        rows = n if weights is None else int((weights > 0).sum())
+        if self.intervals == "cv_plus" and rows < 4:
+            raise DataError(f'Got {rows} rows, but intervals="cv_plus" fits to half of them and needs 4 at least.')
         if self.intervals != "split":
             return weights, None
         aside = torch.randperm(n, generator=generator(plan.random_state, "intervals"))[: max(1, round(_ASIDE * n))]
@@ -310,11 +313,16 @@ class RFMClassifier(ClassifierMixin, RFMBase):
         values = self._expansion(X)
         return like(X, probabilities(self.coding_.scores(values), self.sharpness_))
 
+    def _coding(self, rule: Rule) -> str:
+        return self.coding or ("prevalence" if rule.prevalence else "one_hot")
+
+    def _centers(self, rule: Rule) -> bool:
+        return self._coding(rule) == "prevalence"
+
     def _targets(
         self, y: Any, n: int, weights: Tensor | None, rule: Rule
     ) -> tuple[ClassCoding, Tensor, Tensor | None, Tensor | None]:
-        name = self.coding or ("prevalence" if rule.prevalence else "one_hot")
-        coding = ClassCoding.fit(y, n, weights, coding=name, class_weight=self.class_weight)
+        coding = ClassCoding.fit(y, n, weights, coding=self._coding(rule), class_weight=self.class_weight)
         weights = coding.row_weights(y, n, weights)
         there = torch.arange(n) if weights is None else (weights > 0).nonzero()[:, 0]
         labels = torch.zeros(n, dtype=torch.int64)
@@ -351,6 +359,9 @@ def _take(values: Any, index: Tensor) -> Any:
         return values[index.to(values.device)]
     if hasattr(values, "iloc"):
         return values.iloc[index.numpy()]
+    if not isinstance(values, np.ndarray) and isinstance(values, Sequence):
+        # As an array, one text would turn all numbers of all columns into text.
+        return [values[i] for i in index.tolist()]
     return np.asarray(values)[index.numpy()]
 
 

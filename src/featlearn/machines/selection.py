@@ -141,7 +141,7 @@ def hold_out(n: int, labels: Tensor | None, candidates: int, random_state: int) 
 
     A fifth of the rows, at most 5,000, is held out. Candidates are compared on 1,000, 3,000 and 8,000 training rows.
     """
-    held = min(n // 5, HELD_OUT)
+    held = min(max(n // 5, 1), HELD_OUT)
     place = fold_of(n, labels, max(2, round(n / held)), generator(random_state, "holdout"))
     test = (place == 0).nonzero()[:, 0][:held]
     rest = torch.ones(n, dtype=torch.bool)

@@ -25,7 +25,7 @@ CODINGS = ("prevalence", "one_hot")
 
 @dataclass(frozen=True, eq=False)
 class RegressionCoding:
-    """Targets minus their weighted mean.
+    """Targets minus their weighted mean, which for equal targets is theirs exactly.
 
     Attributes
     ----------
@@ -43,8 +43,12 @@ class RegressionCoding:
         """Coding of y of shape (n,) or (n, C); DataError for another length, NaN, text or more axes."""
         targets = _regression_targets(y, n)
         columns = targets.reshape(n, -1)
-        mean = weighted_mean(columns, weights) if center else columns.new_zeros(columns.shape[1])
-        return cls(mean, targets.ndim == 1)
+        if not center:
+            return cls(columns.new_zeros(columns.shape[1]), targets.ndim == 1)
+        there = columns if weights is None else columns[weights > 0]
+        # The sum of equal numbers is rounded: what is left of them would be learned.
+        constant = there.amin(dim=0) == there.amax(dim=0)
+        return cls(torch.where(constant, there[0], weighted_mean(columns, weights)), targets.ndim == 1)
 
     def encode(self, y: Any, n: int) -> Tensor:
         """Coded targets (n, C), float64."""
