@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from os import PathLike
 from typing import Any, Self
@@ -111,7 +111,9 @@ class RFMBase(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         problem = self._problem(X, y, n, weights, rule)
         plan = replace(plan, candidates=_affordable(plan, problem))
         _check_alpha_zero(plan, problem)
-        start = self._start(problem) if self.warm_start else None
+        start = None
+        if self.warm_start and hasattr(self, "predictor_"):
+            plan, start = self._resumed(plan, problem)
         chosen = None
         validation = self._validation(X_val, y_val, problem)
         if plan.method != "none" and plan.needs_selection and start is None:
@@ -185,7 +187,7 @@ class RFMBase(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         """Rows and targets in numbers; rows of weight 0 are dropped."""
         self.coding_, targets, weights, labels = self._targets(y, n, weights, rule)
         kept = None if weights is None else (weights > 0).nonzero()[:, 0]
-        dtype = _dtype(X, n if kept is None else len(kept))
+        dtype = torch.float64 if rule.precision == "float64" else _dtype(X, n if kept is None else len(kept))
         device = X.device if isinstance(X, Tensor) else torch.device("cpu")
         encoded = {}
         for name, columns in self._columns(rule).items():
@@ -228,24 +230,35 @@ class RFMBase(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         }
         return encoded, (self.coding_.encode(y_val, _length(X_val)) / problem.scale).to(like)
 
-    def _start(self, problem: Problem) -> Sequence[Metric] | None:
-        if not hasattr(self, "predictor_"):
-            return None
-        metrics = self.predictor_.metrics
-        like = next(iter(problem.encoded.values())).x
-        if len(metrics) and metrics[0].factor is not None and len(metrics[0].factor) != like.shape[1]:
+    def _resumed(self, plan: Plan, problem: Problem) -> tuple[Plan, Sequence[Metric]]:
+        """The plan that goes on with the machine of the last fit, and the metrics that it starts from."""
+        last = self._candidate
+        same = [each for each in plan.candidates if (each.parts, each.transform) == (last.parts, last.transform)]
+        if not same:
+            raise DataError(
+                f"Got warm_start=True after a fit that chose kernel={last.kernel!r} and columns {last.transform!r}, "
+                "which are not to choose from any more. Ask for them, or for warm_start=False."
+            )
+        encoded = problem.encoded[last.transform]
+        if encoded.columns.names != self.columns_.names:
             raise DataError("Got warm_start=True with other columns than in the last fit. Pass the same columns.")
-        return [metric.to(like) for metric in metrics]
+        candidate = last if last in same else same[0]
+        alpha = self.alpha_ if self.alpha_ in plan.alphas else plan.alphas[0]
+        metrics = [metric.to(encoded.x) for metric in self.predictor_.metrics]
+        return replace(plan, candidates=(candidate,), alphas=(alpha,)), metrics
 
     def _runner(self, calls: Sequence[Callable[[], Run]]) -> list[Run]:
+        runs: Iterable[Run] = (call() for call in calls)
+        if self.n_jobs not in (None, 1):
+            parallel = Parallel(n_jobs=self.n_jobs, prefer="threads", return_as="generator")
+            runs = parallel(delayed(call)() for call in calls)
         if self.verbose:
             from rich.console import Console
             from rich.progress import track
 
-            calls = list(track(calls, description="Selecting", console=Console(stderr=True), transient=True))
-        if self.n_jobs in (None, 1):
-            return [call() for call in calls]
-        return list(Parallel(n_jobs=self.n_jobs, prefer="threads")(delayed(call)() for call in calls))
+            console = Console(stderr=True)
+            runs = track(runs, total=len(calls), description="Selecting", console=console, transient=True)
+        return list(runs)
 
     def _store(
         self, X: Any, plan: Plan, problem: Problem, candidate: Candidate, fitted: Run, chosen: Selection | None
@@ -261,6 +274,7 @@ class RFMBase(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self.power_ = candidate.power
         self.kernel_ = fitted.kernel
         self.kernel_name_ = candidate.kernel
+        self._candidate = candidate
         self.bandwidth_ = fitted.history[fitted.step]["bandwidth"]
         self._kernels = fitted.kernels
         self._of_tensor = isinstance(X, Tensor)

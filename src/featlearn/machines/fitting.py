@@ -189,7 +189,10 @@ def select(
             judge = HeldOut(*problem.rows(candidate.transform, split.test))
         recipe = plan.recipe(candidate, [plan.alphas], plan.max_iter, selected=plan.selected)
         blocks = problem.encoded[candidate.transform].columns.blocks
-        return run(recipe, x, targets, weights=weights, blocks=blocks, judge=judge, random_state=plan.random_state)
+        return run(
+            recipe, x, targets, weights=weights, blocks=blocks, judge=judge, random_state=plan.random_state,
+            interruptible=False,
+        )  # fmt: skip
 
     return race(plan.candidates, rungs, fit, method=method, selected=plan.selected, runner=runner)
 

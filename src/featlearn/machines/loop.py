@@ -153,6 +153,7 @@ def run(
     start: Sequence[Metric] | None = None,
     random_state: int = 0,
     callback: Callable[[dict[str, Any]], object] | None = None,
+    interruptible: bool = True,
 ) -> Run:
     r"""Alternate kernel ridge regression and the AGOP of its predictor.
 
@@ -179,11 +180,12 @@ def run(
         For the rows of the median distance, of the AGOP and of the preconditioner.
     callback : callable, optional
         Gets the entry of the history after each step; returning True stops the loop.
+    interruptible : bool, default True
+        Interrupting keeps the best iterate so far, with a warning; else it is raised, as a race among runs needs.
 
     Returns
     -------
     Run
-        Interrupting keeps the best iterate so far, with a warning.
 
     Notes
     -----
@@ -195,7 +197,8 @@ def run(
         span = Span(x)
         seen = replace(judge, x=span(judge.x)) if isinstance(judge, HeldOut) else judge
         inside = run(
-            recipe, span(x), targets, weights=weights, judge=seen, random_state=random_state, callback=callback
+            recipe, span(x), targets, weights=weights, judge=seen, random_state=random_state, callback=callback,
+            interruptible=interruptible,
         )  # fmt: skip
         return replace(inside, kernel=span.lift(inside.kernel), kernels=[span.lift(k) for k in inside.kernels])
     loop = _Loop(recipe, x, targets, weights, blocks, judge, start, random_state)
@@ -204,7 +207,7 @@ def run(
             going = loop.step(t)
             stop = callback is not None and callback(loop.history[-1]) is True
         except KeyboardInterrupt:
-            if loop.kept is None:
+            if loop.kept is None or not interruptible:
                 raise
             warnings.warn(
                 f"Interrupted at step {t} of {recipe.max_iter}: the best iterate so far is kept.",

@@ -76,7 +76,7 @@ _COMMON = """
     tol : float, default=1e-3
         Stop when no metric changed by more than this, relatively.
     warm_start : bool, default=False
-        Start from the metric of the last fit, with its candidates' first choice and without selection.
+        Start from the metric of the last fit, with its kernel, columns and ridge, and without selection.
     callback : callable, optional
         Called with the entry of ``history_`` after each step of the final fit; returning True stops it.
     n_jobs : int, optional
