@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..plots.alignments import AlignmentRow, number
+from ..plots.candidates import CandidateCurve
 from ..plots.history import grows_geometrically, history_series
 from ..plots.palette import layer_colors
 from .comparison import Change
@@ -23,10 +24,13 @@ __all__ = [
     "DumbbellPanel",
     "LineChart",
     "Scale",
+    "ShareBar",
     "Tick",
     "bar_panel",
     "dumbbell_panel",
     "history_chart",
+    "selection_chart",
+    "share_bars",
     "spectrum_chart",
 ]
 
@@ -179,21 +183,38 @@ def _dumbbell(change: Change, scale: Scale) -> Dumbbell:
     )
 
 
+@dataclass(frozen=True)
+class ShareBar:
+    """A share by name, and its length in percent of the longest."""
+
+    name: str
+    share: float
+    width: float
+
+
+def share_bars(pairs: Sequence[tuple[str, float]]) -> list[ShareBar]:
+    """Bars of shares, from zero, as long as the frame for the largest."""
+    longest = max((share for _, share in pairs), default=1.0)
+    return [ShareBar(name, share, round(100 * share / longest, 2)) for name, share in pairs]
+
+
 # --- curves -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One layer: a path in percent of the frame, from the top left."""
+    """One layer, or whatever a curve stands for: a path in percent of the frame, from the top left."""
 
     layer: str
     color: str
     path: str
+    whiskers: str = ""
+    mark: str = ""
 
 
 @dataclass(frozen=True)
 class LineChart:
-    """One curve a layer on two axes."""
+    """One curve a layer, or whatever ``each`` says, on two axes."""
 
     title: str
     x_label: str
@@ -202,11 +223,12 @@ class LineChart:
     y_ticks: list[Tick]
     curves: list[Curve]
     zero: float | None = None
+    each: str = "layer"
 
     @property
     def label(self) -> str:
         """What a reader who cannot see it is told."""
-        return f"{self.title}: {self.y_label} against {self.x_label}, one curve a layer"
+        return f"{self.title}: {self.y_label} against {self.x_label}, one curve a {self.each}"
 
 
 def spectrum_chart(layers: Mapping[str, Mapping[str, Any]], key: str, title: str) -> LineChart | None:
@@ -247,6 +269,37 @@ def history_chart(rows: Sequence[Mapping[str, Any]], quantity: str, title: str) 
     margin = 0.03 * (high - low)
     y_scale = Scale(low - margin if low < 0 else low, high + margin)
     return _line_chart(title, ("optimiser step", title), (x_scale, y_scale), points)
+
+
+def selection_chart(curves: Sequence[CandidateCurve], title: str) -> LineChart:
+    """Held-out scores of candidates along their iterates, whiskers of one standard error, a dot on the chosen."""
+    ends = [
+        (score - error, score + error) if math.isfinite(error) else (score, score)
+        for curve in curves
+        for score, error in zip(curve.scores, curve.errors, strict=True)
+    ]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+    smallest = min(score for curve in curves for score in curve.scores)
+    if smallest > 0 and high > 8 * smallest:
+        y_scale = Scale(max(low, smallest / 2), high * 1.05, "log")
+    else:
+        y_scale = Scale(low - margin, high + margin)
+    x_scale = Scale(-0.2, max(1, *(step for curve in curves for step in curve.steps)) + 0.2)
+    x_ticks = [Tick(x_scale.at(t), str(t)) for t in range(int(x_scale.high) + 1)]
+    made = []
+    for place, (color, curve) in enumerate(zip(layer_colors(len(curves)), curves, strict=True)):
+        shift = 0.05 * (place - (len(curves) - 1) / 2)  # whiskers of several candidates stay apart
+        points = [(step + shift, score) for step, score in zip(curve.steps, curve.scores, strict=True)]
+        whiskers = "".join(
+            _path([(x, score - error), (x, score + error)], x_scale, y_scale)
+            for (x, score), error in zip(points, curve.errors, strict=True)
+            if error > 0
+        )
+        mark = "" if curve.chosen is None else _path([points[curve.chosen]], x_scale, y_scale)
+        made.append(Curve(curve.label, color, _path(points, x_scale, y_scale), whiskers, mark))
+    y_ticks = [Tick(round(100 - tick.at, 2), tick.label) for tick in y_scale.ticks]
+    return LineChart(title, "AGOP steps", title, x_ticks, y_ticks, made, each="candidate")
 
 
 def _line_chart(

@@ -5,23 +5,20 @@ from __future__ import annotations
 import math
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from functools import cache
 from io import BytesIO
 from os import PathLike
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
 from ..exceptions import DataError
-from ..plots import palette
 from ..plots.alignments import AlignmentRow, alignment_rows, check_report
 from ..plots.history import history_rows
 from ..plots.patches import Patches, check_image_shape, first_patches
-from . import numbers
 from .charts import bar_panel, dumbbell_panel, history_chart, spectrum_chart
 from .comparison import changes_between, comparison_table, differences_of_kind
+from .environment import environment
 from .files import atomic_write
 from .tables import crh_table, layer_table, lazy_table, loss_table, speed_table
 
@@ -79,7 +76,7 @@ def write_feature_report(
         "speed_table": speed_table(report),
         "lazy_table": lazy_table(report),
     }
-    atomic_write(path, _environment().get_template("page.html").render(page))
+    atomic_write(path, environment().get_template("page.html").render(page))
 
 
 def feature_report_fragment(report: Mapping[str, Any]) -> str:
@@ -95,27 +92,7 @@ def feature_report_fragment(report: Mapping[str, Any]) -> str:
     DataError
         Not a report.
     """
-    return _environment().get_template("fragment.html").render(_context(report))
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("featlearn.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["palette"] = palette
-    environment.filters |= {
-        "count": numbers.count,
-        "fixed": numbers.fixed,
-        "general": numbers.general,
-        "layer": numbers.name,
-    }
-    environment.globals["with_error"] = numbers.with_error
-    return environment
+    return environment().get_template("fragment.html").render(_context(report))
 
 
 def _context(report: Mapping[str, Any]) -> dict[str, Any]:

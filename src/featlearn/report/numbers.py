@@ -9,7 +9,7 @@ from markupsafe import Markup, escape
 
 from ..plots.alignments import number
 
-__all__ = ["NOTHING", "count", "fixed", "fixed_text", "general", "name", "with_error"]
+__all__ = ["NOTHING", "count", "fixed", "fixed_text", "general", "measured", "name", "percent", "with_error"]
 
 SMALLEST_ERROR = 6  # digits
 NOTHING = Markup('<span class="none" title="not measured, or not defined">–</span>')
@@ -47,6 +47,26 @@ def with_error(value: Any, error: Any, digits: int = 3) -> Markup:
     vanishes = 0 < error < 0.5 * 10**-digits
     shown = min(SMALLEST_ERROR, math.ceil(-math.log10(error))) if vanishes else digits
     return Markup('{}&nbsp;<span class="pm">±&nbsp;{}</span>').format(fixed(value, digits), fixed(error, shown))
+
+
+def measured(value: Any, error: Any) -> Markup:
+    """A value of any size and its standard error, both to the second digit of the error; without one like general."""
+    if not (math.isfinite(number(value)) and math.isfinite(number(error))) or error <= 0:
+        return general(value)
+    digits = 1 - math.floor(math.log10(error))
+    if digits > SMALLEST_ERROR:
+        return general(value)
+    return with_error(value, error, max(0, digits))
+
+
+def percent(value: Any, digits: int = 0) -> Markup:
+    """A share in percent, ``0.4713`` as ``<data value="0.4713">47%</data>``; what would round to zero is below one."""
+    if not math.isfinite(number(value)):
+        return NOTHING
+    share = 100 * number(value)
+    if 0 < share < 0.5 * 10**-digits:
+        return Markup('<data value="{}">{}</data>').format(repr(float(value)), f"<{fixed_text(10**-digits, digits)}%")
+    return Markup('<data value="{}">{}%</data>').format(repr(float(value)), fixed_text(share, digits))
 
 
 def name(text: str) -> Markup:
