@@ -148,7 +148,7 @@ class RFMBase(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         if not 0 <= self.tol < np.inf:
             raise DataError(f"Got tol={self.tol!r}, but expected a finite number of at least 0.")
         solver = self.solver if isinstance(self.solver, RidgeSolver) else RidgeSolver(self.solver)
-        transforms = rule.transforms if self.columns is None else ("given",)
+        transforms = tuple(self._columns(rule))
         candidates = tuple(
             Candidate(name, parts, transform, bandwidth, power)
             for power in (powers if steps else powers[:1])
@@ -177,10 +177,13 @@ class RFMBase(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         return rule.center
 
     def _columns(self, rule: Rule) -> dict[str, Columns]:
+        """What to choose among, by the name that tables give it."""
         if self.columns is not None:
-            if not isinstance(self.columns, Columns):
-                raise DataError(f"Got columns={self.columns!r}, but expected Columns(...) or None.")
-            return {"given": self.columns}
+            several = [self.columns] if isinstance(self.columns, Columns) else self.columns
+            if not isinstance(several, Sequence) or not several or not all(isinstance(c, Columns) for c in several):
+                raise DataError(f"Got columns={self.columns!r}, but expected Columns(...), several of them, or None.")
+            alone = len(several) == len({columns.transform for columns in several})
+            return {columns.transform if alone else str(columns): columns for columns in several}
         return {name: Columns(standardize=rule.standardize, transform=name) for name in rule.transforms}
 
     def _problem(self, X: Any, y: Any, n: int, weights: Tensor | None, rule: Rule) -> Problem:
@@ -360,7 +363,8 @@ class RFMBase(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = isinstance(self.columns, Columns) and self.columns.missing == "indicator"
+        several = self.columns if isinstance(self.columns, Sequence) else [self.columns]
+        tags.input_tags.allow_nan = any(getattr(columns, "missing", "") == "indicator" for columns in several)
         tags.input_tags.string = True
         tags.input_tags.categorical = True
         return tags

@@ -63,8 +63,9 @@ _COMMON = """
     rule : {{"featlearn", "science", "uci", "pip", "grokking", "xrfm"}} or MetricRule, default="featlearn"
         What None stands for in all the others. The last five are conventions of published code: Laplace kernel, no
         scaling of columns, and mostly the last iterate.
-    columns : Columns, optional
-        How columns are encoded. Default: both transforms above; text and categories become one-hot blocks.
+    columns : Columns or sequence of them, optional
+        How columns are encoded. Default: both transforms above; text and categories become one-hot blocks. Tables with
+        gaps need ``Columns(missing="indicator")``.
     solver : str or RidgeSolver, default="auto"
         Of the ridge systems: Cholesky for n <= 4,000, else preconditioned conjugate gradients.
     selection : {{"auto", "cv", "holdout", "loo", "validation"}} or None, default="auto"
