@@ -193,7 +193,9 @@ def run(
     ``2 m n k r`` for the AGOP; memory is K, ``n^2`` numbers. Where there are more columns than rows and the metric is
     full, everything runs in the span of the rows, with n + 1 columns.
     """
-    if start is None and x.shape[1] > len(x) + 1 and lives_in_the_span(recipe.parts):
+    # The largest entry of a metric depends on the coordinates; where the bandwidth follows, its scale does not matter.
+    scaled = recipe.metric.normalize == "max" and recipe.bandwidth.constant is not None
+    if start is None and x.shape[1] > len(x) + 1 and lives_in_the_span(recipe.parts) and not scaled:
         span = Span(x)
         seen = replace(judge, x=span(judge.x)) if isinstance(judge, HeldOut) else judge
         inside = run(

@@ -212,7 +212,7 @@ class RFMRegressor(RegressorMixin, RFMBase):
     def _set_aside(self, weights: Tensor | None, n: int, plan: Plan) -> tuple[Tensor | None, Tensor | None]:
         rows = n if weights is None else int((weights > 0).sum())
         if self.intervals == "cv_plus" and rows < 4:
-            raise DataError(f'Got {rows} rows, but intervals="cv_plus" fits to half of them and needs 4 at least.')
+            raise DataError(f'Got {rows} sample(s), but intervals="cv_plus" fits to half of them: 4 is the minimum.')
         if self.intervals != "split":
             return weights, None
         aside = torch.randperm(n, generator=generator(plan.random_state, "intervals"))[: max(1, round(_ASIDE * n))]
