@@ -1,8 +1,8 @@
 """Figures of results, drawn with matplotlib from plain dictionaries.
 
 ``plot_feature_report``, ``plot_centered``, ``plot_spectra`` and ``plot_directions`` draw ``FeatureReport.to_dict()``;
-``plot_history`` draws what a ``FeatureTracker`` recorded, ``plot_grokking`` a ``GrokkingResult``. ``plot_machine`` and
-its parts ``plot_importances``, ``plot_scree`` and ``plot_selection`` draw ``to_dict()`` of a fitted machine, and of its
+``plot_history`` draws what a ``FeatureTracker`` recorded, ``plot_grokking`` a ``GrokkingResult``, ``plot_deep_rfm`` a
+``DeepRFMResult``. ``plot_machine`` and its parts ``plot_importances``, ``plot_scree`` and ``plot_selection`` draw ``to_dict()`` of a fitted machine, and of its
 selection. Names load at first use, and matplotlib with them.
 """
 
@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .deep_rfm import plot_deep_rfm
     from .features import plot_centered, plot_directions, plot_feature_report, plot_spectra
     from .grokking import plot_grokking
     from .machines import plot_importances, plot_machine, plot_scree, plot_selection
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "plot_centered",
+    "plot_deep_rfm",
     "plot_directions",
     "plot_feature_report",
     "plot_grokking",
@@ -32,6 +34,7 @@ __all__ = [
 
 _HOME = {
     "plot_centered": "features",
+    "plot_deep_rfm": "deep_rfm",
     "plot_directions": "features",
     "plot_feature_report": "features",
     "plot_grokking": "grokking",
