@@ -1,4 +1,4 @@
-"""The command line: ``featlearn measure | demo | doctor``, its exit codes and its one-line errors.
+"""The command line: ``featlearn measure | fit | predict | demo | doctor``, its exit codes and its one-line errors.
 
 Nothing here, nor in the modules that only declare a command's options, imports torch, pandas, matplotlib or rich: they
 load inside the body of a command, so that ``--help`` answers at once.
@@ -17,7 +17,9 @@ from .. import __version__
 from ..exceptions import DataError, FeatlearnError, MixingError, ModelError, UnmeasurableError
 from .demo import demo
 from .doctor import doctor
+from .fit import fit
 from .measure import measure
+from .predict import predict
 
 __all__ = ["app", "main"]
 
@@ -34,6 +36,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(measure)
+app.command()(fit)
+app.command()(predict)
 app.command()(demo)
 app.command()(doctor)
 
@@ -43,7 +47,7 @@ def _root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
-    """Measure feature learning in PyTorch models: how a network comes to depend on the directions that matter."""
+    """Feature learning: how a model comes to depend on the directions of its input that matter."""
     if version:
         typer.echo(f"featlearn {__version__}")
         raise typer.Exit

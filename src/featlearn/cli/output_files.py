@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-__all__ = ["ReportFiles", "check_writable", "command_line"]
+__all__ = ["STANDARD_OUTPUT", "ReportFiles", "check_writable", "command_line"]
 
 STANDARD_OUTPUT = "-"
 

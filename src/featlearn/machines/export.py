@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -169,7 +170,7 @@ _CLASSES: Classes = {
 }  # fmt: skip
 
 
-def save_machine(estimator: Any, path: str | PathLike[str]) -> None:
+def save_machine(estimator: Any, path: str | PathLike[str], *, told: Mapping[str, Any] | None = None) -> None:
     """Write a fitted machine in the safetensors format, whole or not at all.
 
     Parameters
@@ -178,6 +179,8 @@ def save_machine(estimator: Any, path: str | PathLike[str]) -> None:
         Fitted.
     path : path-like
         Its folder must exist. An earlier file is replaced in one step.
+    told : mapping, optional
+        Plain values that ``to_dict()`` of the loaded machine gives, default those of the estimator.
 
     Raises
     ------
@@ -196,7 +199,7 @@ def save_machine(estimator: Any, path: str | PathLike[str]) -> None:
     """
     check_is_fitted(estimator)
     packer = Packer(_CLASSES)
-    content = json.dumps(packer.pack(_loaded(estimator), "machine"))
+    content = json.dumps(packer.pack(_loaded(estimator, told), "machine"))
     header = {"format": FORMAT, "version": str(VERSION), "featlearn": __version__, "content": content}
     _write(Path(os.path.realpath(path)), safetensors.torch.save(packer.tensors, header), path)
 
@@ -259,8 +262,9 @@ def load(path: str | PathLike[str]) -> LoadedRegressor | LoadedClassifier:
     return machine
 
 
-def _loaded(estimator: Any) -> LoadedMachine:
-    predictor, coding, told = estimator.predictor_, estimator.coding_, estimator.to_dict()
+def _loaded(estimator: Any, told: Mapping[str, Any] | None) -> LoadedMachine:
+    predictor, coding = estimator.predictor_, estimator.coding_
+    told = dict(estimator.to_dict() if told is None else told)
     if isinstance(coding, ClassCoding):
         return LoadedClassifier(predictor, coding, told, float(estimator.sharpness_))
     if estimator.intervals is None:

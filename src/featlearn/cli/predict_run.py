@@ -1,0 +1,111 @@
+"""The parts of ``featlearn predict``: the machine, the rows, the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import typer
+
+from ..exceptions import DataError, ModelError
+from ..machines.export import LoadedClassifier, LoadedMachine, LoadedRegressor, load
+from .output_files import STANDARD_OUTPUT, check_writable
+from .table_data import read_table
+
+__all__ = ["load_machine", "predictions_of", "write_predictions"]
+
+
+def load_machine(path: Path, proba: bool, interval: float | None, output: str) -> LoadedRegressor | LoadedClassifier:
+    """The machine, once it is known that it can give what is asked for and that it can be written.
+
+    Raises
+    ------
+    ModelError
+        No machine there.
+    typer.BadParameter
+        What it cannot give.
+    """
+    if output != STANDARD_OUTPUT:
+        check_writable(Path(output), "--output")
+    if interval is not None and not 0 < interval < 1:
+        raise typer.BadParameter(f"Got --interval {interval}, but expected a number between 0 and 1, such as 0.9.")
+    try:
+        machine = load(path / "machine.safetensors" if path.is_dir() else path)
+    except OSError as error:
+        raise ModelError(
+            f"Got {path}, but it cannot be read ({error.strerror}). Expected a file of featlearn fit."
+        ) from error
+    if proba and isinstance(machine, LoadedRegressor):
+        raise typer.BadParameter("Got --proba for a machine that predicts numbers, but expected one for classes.")
+    if interval is not None and isinstance(machine, LoadedClassifier):
+        raise typer.BadParameter("Got --interval for a machine that predicts classes. Use --proba.")
+    if interval is not None and isinstance(machine, LoadedRegressor) and machine.intervals is None:
+        raise typer.BadParameter(
+            "Got --interval for a machine without intervals. Fit it with --intervals split or --intervals cv_plus."
+        )
+    return machine
+
+
+def predictions_of(
+    machine: LoadedRegressor | LoadedClassifier, data: Path, proba: bool, interval: float | None, keep: bool
+) -> pd.DataFrame:
+    """One row for each row of the data.
+
+    Raises
+    ------
+    DataError
+        Data that cannot be read, or that lack a column of training.
+    """
+    table = read_table(data, _texts(machine))
+    X = _columns(machine, table, data)
+    found = _numbered("prediction", machine.predict(X))
+    if proba and isinstance(machine, LoadedClassifier):
+        names = [f"probability {label}" for label in machine.classes_]
+        found = pd.concat([found, pd.DataFrame(machine.predict_proba(X), columns=names)], axis=1)
+    if interval is not None and isinstance(machine, LoadedRegressor):
+        bounds = machine.predict_interval(X, interval)
+        ends = [_numbered(name, bounds[..., place]) for place, name in enumerate(("lower", "upper"))]
+        found = pd.concat([found, *ends], axis=1)
+    if not keep:
+        return found
+    twice = [name for name in found if name in table]
+    if twice:
+        raise DataError(f"Got {data} with a column {twice[0]!r}, as --keep would add. Rename it, or leave --keep out.")
+    return pd.concat([table.reset_index(drop=True), found], axis=1)
+
+
+def write_predictions(found: pd.DataFrame, output: str) -> None:
+    """Whole or not at all; every number so that it reads back exactly."""
+    text = found.to_csv(index=False, lineterminator="\n")
+    if output == STANDARD_OUTPUT:
+        typer.echo(text, nl=False)
+        return
+    from ..report.files import atomic_write
+
+    atomic_write(output, text)
+
+
+def _texts(machine: LoadedMachine) -> list[str]:
+    """Columns that were text in training: in a short table their entries may all look like numbers."""
+    columns = machine.predictor.columns
+    names = columns.feature_names
+    return [] if names is None else [names[block.position] for block in columns.categories if block.kind == "text"]
+
+
+def _columns(machine: LoadedMachine, table: pd.DataFrame, data: Path) -> pd.DataFrame:
+    names = machine.predictor.columns.feature_names
+    if names is None:
+        return table
+    missing = [name for name in names if name not in table.columns]
+    if missing:
+        shown = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
+        raise DataError(f"Got {data} without {shown}, but expected all {len(names)} columns of training.")
+    return table[list(names)]
+
+
+def _numbered(name: str, values: Any) -> pd.DataFrame:
+    """One column, or one an output."""
+    if values.ndim == 1:
+        return pd.DataFrame({name: values})
+    return pd.DataFrame(values, columns=[f"{name} {output}" for output in range(values.shape[1])])
