@@ -73,7 +73,8 @@ class GrokkingResult:
     Notes
     -----
     A training pair that is classified wrongly has a squared error of at least 1/2, so that a ``train_loss`` below 1/2
-    over the number of pairs says that none is.
+    over the number of pairs says that none is. The block of M_1 is mostly a constant, which is circulant: its deviation
+    is as low with shuffled labels. Read it from step 2 on.
     """
 
     p: int

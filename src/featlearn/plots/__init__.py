@@ -1,9 +1,9 @@
 """Figures of results, drawn with matplotlib from plain dictionaries.
 
 ``plot_feature_report``, ``plot_centered``, ``plot_spectra`` and ``plot_directions`` draw ``FeatureReport.to_dict()``;
-``plot_history`` draws what a ``FeatureTracker`` recorded, ``plot_grokking`` a ``GrokkingResult``, ``plot_deep_rfm`` a
-``DeepRFMResult``. ``plot_machine`` and its parts ``plot_importances``, ``plot_scree`` and ``plot_selection`` draw ``to_dict()`` of a fitted machine, and of its
-selection. Names load at first use, and matplotlib with them.
+``plot_history`` draws what a ``FeatureTracker`` recorded; ``plot_grokking`` a ``GrokkingResult``, ``plot_deep_rfm`` a
+``DeepRFMResult``. ``plot_machine`` and its parts ``plot_importances``, ``plot_scree`` and ``plot_selection`` draw
+``to_dict()`` of a fitted machine, and of its selection. Names load at first use, and matplotlib with them.
 """
 
 from __future__ import annotations
