@@ -1,8 +1,9 @@
 """One fit of a recursive feature machine against xRFM 0.4.5 on CPU: time, error, peak memory.
 
-Same kernel (Laplace, bandwidth 10), ridge 1e-3 and 5 steps; then ours with power 1/2, and with all defaults, which also
-choose. Targets: x0 x1 + sin x2 of standard normal rows, and its ten quantile classes. Every fit in a process of its own.
-Needs xrfm==0.4.5. Bound by: products of the kernel matrix with the right-hand sides, and the AGOP's matrix product.
+Same kernel (Laplace, bandwidth 10), ridge 1e-3 and 5 steps; then ours with power 1/2, and with all defaults, which
+also choose. Targets: x0 x1 + sin x2 of standard normal rows, and its ten quantile classes. Every fit in a process of
+its own. Needs xrfm==0.4.5. Bound by: products of the kernel matrix with the right-hand sides, and the matrix product of
+the AGOP.
 
 Arguments: row counts (default 1000 3000 10000).
 """
@@ -65,10 +66,8 @@ def child(contestant: str, n: int, d: int, outputs: int) -> dict[str, float]:
     fit(*(part[:120] for part in small))
     before = peak_bytes()
     wall, cpu = time.perf_counter(), time.process_time()
-    if contestant == "xrfm":
-        predict = fit_xrfm(X[:n], y[:n], X[val], y[val], outputs)
-    else:
-        predict = fit(X[:n], y[:n])
+    rival = contestant == "xrfm"
+    predict = fit_xrfm(X[:n], y[:n], X[val], y[val], outputs) if rival else fit(X[:n], y[:n])
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     found = predict(X[test])
     error = float(np.mean((found - y[test]) ** 2) if outputs == 1 else np.mean(found != y[test]))

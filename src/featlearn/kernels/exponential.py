@@ -133,7 +133,7 @@ class ExponentialKernel(Kernel):
                 if columns == rows:
                     index = torch.arange(len(block), device=x.device)
                     self.profile_(distances.block_(rows, rows, block, equal=(index, index)))
-                    put_(out[rows, rows], block.tril() + block.tril(-1).mT, add)
+                    put_(out[rows, rows], (block + block.mT) / 2, add)  # exactly symmetric
                 else:
                     put_(out[rows, columns], self.profile_(distances.block_(rows, columns, block)), add)
                     # Turned in cache first: writing columns of a large matrix one number at a time is slow.

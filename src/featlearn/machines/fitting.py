@@ -32,7 +32,7 @@ from .selection import (
 
 __all__ = ["Encoded", "Plan", "Problem", "final_agop", "honest_at_identity", "refit", "select"]
 
-DOUBLE_ROWS = 1000  # rows up to which everything is in float64: it costs nothing there
+DOUBLE_ROWS = 500  # rows up to which everything is in float64: it costs nothing there
 CALIBRATED = 1500  # most rows for calibration where nothing was selected
 SHOWN = 5000  # points of the AGOP that is shown
 SMALLEST = 1e-8  # ridge for that

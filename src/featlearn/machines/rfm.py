@@ -115,7 +115,7 @@ _COMMON = """
     Notes
     -----
     A step costs ``n^2 p`` flops for the kernel matrix, ``n^3/3`` for its Cholesky factor (or some 10 products with it
-    above 4,000 rows) and ``2 n^2 p`` for the AGOP; memory is one n x n matrix. Up to 1,000 rows everything is in double
+    above 4,000 rows) and ``2 n^2 p`` for the AGOP; memory is one n x n matrix. Up to 500 rows everything is in double
     precision, above in single.
 
     Warps are not from the paper. A warp is a monotone map of one column, steep where the predictor changes; it is
