@@ -31,7 +31,7 @@ def plot_grokking(result: Mapping[str, Any], ax: Axes | None = None) -> Axes:
         Drawn into; by default a new figure.
     """
     if ax is None:
-        ax = plt.subplots(figsize=(6.0, 3.6), layout="constrained")[1]
+        ax = plt.subplots(figsize=(6.0, 3.9), layout="constrained")[1]
     history = result["history"]
     steps = [entry["iteration"] for entry in history]
     for key, label, style, color in _CURVES:
@@ -42,5 +42,5 @@ def plot_grokking(result: Mapping[str, Any], ax: Axes | None = None) -> Axes:
     ax.set_xlabel("AGOP steps")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_title(f"{result['operation']} modulo {result['p']}, {result['kernel']} kernel", fontsize=10)
-    ax.legend(fontsize=8, frameon=False, loc="center right")
+    ax.legend(fontsize=8, frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     return ax
