@@ -10,6 +10,7 @@ from typing import IO, Any
 
 import typer
 
+from ..machines.scores import beats_constant
 from .tables import UNLIMITED, count
 
 __all__ = ["machine_lines", "measured", "print_machine", "score_lines"]
@@ -67,10 +68,13 @@ def machine_lines(told: Mapping[str, Any]) -> list[str]:
             f"Held-out rows ({told['scores']['how']}) chose the machine, best of {entries} candidates and iterates: "
             "that flatters it a little."
         )
+    scored = told.get("test") or told["scores"]
+    if scored and not beats_constant(scored["scores"]):
+        lines.append("That is not clearly better than a constant prediction (by two standard errors).")
     coverage = (told.get("test") or {}).get("coverage")
     if coverage:
         held = measured(coverage["value"], coverage["standard_error"])
-        lines.append(f"Intervals of level {coverage['level']:g} held {held} of the test targets.")
+        lines.append(f"Intervals of level {coverage['level']:g} ({told['intervals']}) held {held} of the test targets.")
     columns = "as given" if chosen["columns"] == "none" else chosen["columns"]
     lines.append(
         f"Chosen: kernel {chosen['kernel']}, columns {columns}, ridge {chosen['alpha']:g}, power {chosen['power']:g}, "

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..exceptions import DataError
 from .targets import ClassCoding, RegressionCoding
 
-__all__ = ["Scores", "class_scores", "coded_scores", "regression_scores"]
+__all__ = ["Scores", "beats_constant", "class_scores", "coded_scores", "regression_scores"]
 
 Scores = dict[str, dict[str, float]]
 """By name: ``value``, its ``standard_error``, and the value of the best ``constant`` prediction of the same rows."""
@@ -126,6 +126,18 @@ def coded_scores(
         return regression_scores(targets + mean, expansions.to(targets) + mean, weights)
     labels = coding.scores(targets).argmax(dim=1)
     return class_scores(labels, torch.softmax(sharpness * coding.scores(expansions).double(), dim=1), weights)
+
+
+def beats_constant(scores: Scores) -> bool:
+    """Whether the predictions are better than the best constant one by more than two standard errors.
+
+    Judged by R^2, or by the Brier score of classes; False without either, and for a single row.
+    """
+    entry = scores.get("r2") or scores.get("brier")
+    if entry is None:
+        return False
+    gain = entry["value"] - entry["constant"]
+    return (gain if "r2" in scores else -gain) > 2 * entry["standard_error"]
 
 
 def _shares(m: int, weights: Tensor | None) -> Tensor:

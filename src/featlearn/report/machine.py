@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
 
+from ..machines.scores import beats_constant
 from ..plots.alignments import number
 from ..plots.candidates import CandidateCurve, candidate_curves, check_machine, importance_rows
 from .charts import selection_chart, share_bars
@@ -73,6 +74,7 @@ def write_machine_report(machine: Mapping[str, Any], path: str | PathLike[str], 
         "test": machine.get("test"),
         "held": machine["scores"],
         "tiles": _tiles(machine),
+        "better": _better(machine),
         "scores": score_table(machine),
         "score_words": SCORES,
         "bars": share_bars(importances[:SHOWN]),
@@ -97,6 +99,12 @@ def _tiles(machine: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     if scored is None:
         return []
     return [(SCORES[name][0], scored["scores"][name]) for name in SCORES if name in scored["scores"]][:2]
+
+
+def _better(machine: Mapping[str, Any]) -> bool:
+    """Whether the most honest scores there are beat a constant prediction."""
+    scored = machine.get("test") or machine["scores"]
+    return scored is not None and beats_constant(scored["scores"])
 
 
 def _carrying(shares: Sequence[float]) -> int | None:

@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 
 from ..plots.alignments import number
 from ..plots.candidates import CandidateCurve
-from .numbers import NOTHING, count, fixed, general, measured
+from .numbers import NOTHING, count, fixed, general, measured, name
 from .tables import Column, Row, Table
 
 __all__ = ["SCORES", "Direction", "candidate_table", "directions_of", "history_table", "score_table"]
@@ -34,8 +34,8 @@ def score_table(machine: Mapping[str, Any]) -> Table | None:
     """Held-out and test scores beside those of a constant prediction; ``None`` when there are neither."""
     held = (machine["scores"] or {}).get("scores", {})
     test = (machine.get("test") or {}).get("scores", {})
-    names = [name for name in SCORES if name in held or name in test]
-    if not names:
+    scored = [score for score in SCORES if score in held or score in test]
+    if not scored:
         return None
     columns = []
     if test:
@@ -48,10 +48,10 @@ def score_table(machine: Mapping[str, Any]) -> Table | None:
     constant = "Of the best constant prediction for the same rows: what it takes to be better than nothing."
     columns.append(Column("constant", constant, lambda x: general((x["test"] or x["held"])["constant"])))
     rows = []
-    for name in names:
-        entry = {"test": test.get(name), "held": held.get(name)}
-        heading = Markup('<span title="{}">{}</span>').format(SCORES[name][1], SCORES[name][0])
-        rows.append(Row(name, heading, [column.cell(entry) for column in columns], False))
+    for score in scored:
+        entry = {"test": test.get(score), "held": held.get(score)}
+        heading = Markup('<span title="{}">{}</span>').format(SCORES[score][1], SCORES[score][0])
+        rows.append(Row(score, heading, [column.cell(entry) for column in columns], False))
     return Table("Scores", columns, rows)
 
 
@@ -77,7 +77,7 @@ def candidate_table(curves: Sequence[CandidateCurve]) -> Table:
     for curve in curves:
         entry = curve.best if curve.chosen is None else curve.entries[curve.chosen]
         words = Markup("<strong>{}</strong>") if curve.chosen is not None else Markup("{}")
-        heading = words.format(escape(curve.label))
+        heading = words.format(name(curve.label))
         rows.append(Row(curve.label, heading, [column.cell(entry) for column in columns], not curve.finalist))
     return Table("Candidates", columns, rows)
 
