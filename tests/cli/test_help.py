@@ -19,7 +19,16 @@ print(json.dumps({"code": code, "loaded": sorted(sys.modules)}))
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["measure", "--help"], ["demo", "-h"], ["doctor", "--help"], ["--version"], []],
+    [
+        ["--help"],
+        ["measure", "--help"],
+        ["fit", "--help"],
+        ["predict", "-h"],
+        ["demo", "-h"],
+        ["doctor", "--help"],
+        ["--version"],
+        [],
+    ],
     ids=" ".join,
 )
 def test_help_imports_neither_torch_nor_anything_else_that_is_slow(arguments) -> None:
@@ -43,6 +52,6 @@ def test_help_and_version(featlearn) -> None:
     from featlearn import __version__
 
     outcome = featlearn("--help")
-    assert [name for name in ("measure", "demo", "doctor") if name not in outcome.out] == []
+    assert [name for name in ("measure", "fit", "predict", "demo", "doctor") if name not in outcome.out] == []
     assert "..." not in outcome.out.split("Commands:")[1]  # no summary is cut
     assert featlearn("--version").out == f"featlearn {__version__}\n"

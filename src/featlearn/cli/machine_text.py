@@ -30,18 +30,19 @@ def print_machine(told: Mapping[str, Any], stream: IO[str]) -> None:
     """Print ``to_dict()`` of a machine, as wide as the terminal allows."""
     width = shutil.get_terminal_size().columns if stream.isatty() else UNLIMITED
     lines = machine_lines(told)
-    text = [textwrap.fill(lines[0], width), "", *score_lines(told), ""]
+    scores = score_lines(told)
+    text = [textwrap.fill(lines[0], width), "", *([*scores, ""] if scores else [])]
     text += [textwrap.fill(line, width) for line in lines[1:]]
     typer.echo("\n".join(text), file=stream)
 
 
 def score_lines(told: Mapping[str, Any]) -> list[str]:
-    """Table of the scores: test rows, held-out rows, and the best constant prediction of the former."""
+    """Table of the scores: test rows, held-out rows, and the best constant prediction of the former; or nothing."""
     test, held = told.get("test"), told["scores"]
     sides = [(f"{name} ({scored['rows']:,} rows)", scored["scores"]) for name, scored in
              (("test", test), ("held out", held)) if scored]  # fmt: skip
     if not sides:
-        return ["No rows were held out: nothing says how good the predictions are."]
+        return []
     names = [name for name in NAMES if name in sides[0][1]]
     columns = [[label, *(_score(scores.get(name)) for name in names)] for label, scores in sides]
     columns.append(["constant", *(_short(sides[0][1][name]["constant"]) for name in names)])
@@ -69,7 +70,9 @@ def machine_lines(told: Mapping[str, Any]) -> list[str]:
             "that flatters it a little."
         )
     scored = told.get("test") or told["scores"]
-    if scored and not beats_constant(scored["scores"]):
+    if not scored:
+        lines.append("No rows were held out: nothing says how good the predictions are.")
+    elif not beats_constant(scored["scores"]):
         lines.append("That is not clearly better than a constant prediction (by two standard errors).")
     coverage = (told.get("test") or {}).get("coverage")
     if coverage:

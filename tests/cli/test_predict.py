@@ -1,0 +1,172 @@
+"""``featlearn predict``: the machine's own predictions, row by row, and what it cannot give."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from featlearn.cli.table_data import read_table
+from featlearn.machines import Columns, RFMClassifier, RFMRegressor
+
+QUICK = {"kernel": "laplace", "alpha": 1e-2, "max_iter": 1, "selection": None, "random_state": 0}
+
+
+def rows(n: int, seed: int = 0) -> pd.DataFrame:
+    random = np.random.default_rng(seed)
+    frame = pd.DataFrame(random.normal(size=(n, 2)), columns=["a", "b"])
+    frame["code"] = random.choice(["01", "02", "x"], n)
+    return frame
+
+
+@pytest.fixture
+def machines(folder):
+    """``number``, ``intervals`` and ``class`` in the current folder, and ``new.csv``."""
+    X = rows(60)
+    y = X["a"] + (X["code"] == "01")
+    columns = Columns(missing="indicator")
+    made = {
+        "number": RFMRegressor(columns=columns, **QUICK).fit(X, y),
+        "intervals": RFMRegressor(columns=columns, intervals="split", **QUICK).fit(X, y),
+        "class": RFMClassifier(columns=columns, **QUICK).fit(X, np.where(y > 0.5, "high", "low")),
+    }
+    for name, machine in made.items():
+        machine.export(folder / name)
+    rows(7, seed=1).to_csv(folder / "new.csv", index=False)
+    return made
+
+
+def table(text: str) -> pd.DataFrame:
+    """What was printed, every number exactly as it stands there."""
+    first, *lines = csv.reader(io.StringIO(text))
+    frame = pd.DataFrame(lines, columns=first)
+    numbers = [name for name in frame if name.split()[0] not in ("code", "prediction")]
+    numbers += [name for name in frame if name.startswith("prediction") and frame[name].str.contains(r"\d").all()]
+    return frame.astype(dict.fromkeys(numbers, float))
+
+
+def test_predictions_are_the_machines_own_to_the_last_digit(featlearn, machines, folder) -> None:
+    outcome = featlearn("predict", "number", "new.csv")
+    assert (outcome.code, outcome.err) == (0, "")
+    found = table(outcome.out)
+    assert list(found) == ["prediction"]
+    np.testing.assert_array_equal(found["prediction"], machines["number"].predict(read_table(folder / "new.csv")))
+
+
+def test_classes_with_their_probabilities(featlearn, machines, folder) -> None:
+    outcome = featlearn("predict", "class", "new.csv", "--proba", "--output", "p.csv")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+    found = table((folder / "p.csv").read_text())
+    assert list(found) == ["prediction", "probability high", "probability low"]
+    assert found["prediction"].tolist() == machines["class"].predict(read_table(folder / "new.csv")).tolist()
+    np.testing.assert_array_equal(found.iloc[:, 1:], machines["class"].predict_proba(read_table(folder / "new.csv")))
+
+
+def test_intervals_at_the_level_that_was_asked_for(featlearn, machines, folder) -> None:
+    for level in (0.5, 0.9):
+        found = table(featlearn("predict", "intervals", "new.csv", "--interval", level).out)
+        assert list(found) == ["prediction", "lower", "upper"]
+        expected = machines["intervals"].predict_interval(read_table(folder / "new.csv"), level)
+        np.testing.assert_array_equal(found[["lower", "upper"]], expected)
+
+
+def test_other_columns_and_another_order_do_no_harm(featlearn, machines, folder) -> None:
+    plain = featlearn("predict", "number", "new.csv").out
+    rows(7, seed=1)[["code", "b", "a"]].assign(target=0, note="x").to_csv(folder / "mixed.csv")
+    assert featlearn("predict", "number", "mixed.csv").out == plain
+
+
+def test_the_rows_can_be_kept(featlearn, machines) -> None:
+    found = table(featlearn("predict", "number", "new.csv", "--keep").out)
+    assert list(found) == ["a", "b", "code", "prediction"]
+    np.testing.assert_allclose(found["a"], rows(7, seed=1)["a"])
+    assert found["code"].tolist() == rows(7, seed=1)["code"].tolist()
+
+
+def test_text_that_looks_like_numbers_here_is_still_text(featlearn, machines, folder) -> None:
+    new = rows(7, seed=1).assign(code="01")
+    new.to_csv(folder / "codes.csv", index=False)
+    found = table(featlearn("predict", "number", "codes.csv").out)
+    np.testing.assert_array_equal(
+        found["prediction"], machines["number"].predict(read_table(folder / "codes.csv", ["code"]))
+    )
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_gap_where_training_had_none_warns_and_predicts(featlearn, machines, folder) -> None:
+    new = rows(7, seed=1)
+    new.loc[2, "a"] = np.nan
+    new.to_csv(folder / "gaps.csv", index=False)
+    outcome = featlearn("predict", "number", "gaps.csv")
+    assert outcome.code == 0
+    assert "featlearn: warning: Got gaps in column 'a'" in outcome.err
+    assert table(outcome.out)["prediction"].notna().all()
+
+
+def test_the_folder_of_a_fit_stands_for_its_machine(featlearn, machines, folder) -> None:
+    (folder / "out").mkdir()
+    (folder / "number").rename(folder / "out" / "machine.safetensors")
+    assert featlearn("predict", "out", "new.csv").code == 0
+
+
+def test_several_outputs_are_numbered(featlearn, folder) -> None:
+    X = rows(40)
+    machine = RFMRegressor(intervals="split", **QUICK).fit(X, X[["a", "b"]].to_numpy())
+    machine.export(folder / "two")
+    X.to_csv(folder / "new.csv", index=False)
+    found = table(featlearn("predict", "two", "new.csv", "--interval", 0.8).out)
+    assert list(found) == ["prediction 0", "prediction 1", "lower 0", "lower 1", "upper 0", "upper 1"]
+    np.testing.assert_array_equal(
+        found[["lower 1", "upper 1"]], machine.predict_interval(read_table(folder / "new.csv"), 0.8)[:, 1]
+    )
+
+
+def test_fit_and_predict_agree_through_the_command_line(featlearn, folder) -> None:
+    frame = rows(50)
+    frame["y"] = np.where(frame["a"] > 0, "yes", "no")
+    frame.to_csv(folder / "train.csv", index=False)
+    options = ("--kernel", "laplace", "--max-iter", 1, "--output", "out/", "--quiet")
+    assert featlearn("fit", "train.csv", "--target", "y", *options).code == 0
+    found = table(featlearn("predict", "out", "train.csv").out)
+    assert np.mean(found["prediction"] == frame["y"]) > 0.85
+
+
+REFUSED = {
+    "no machine": (3, ["nowhere", "new.csv"], "Got nowhere, but it cannot be read"),
+    "another file": (3, ["new.csv", "new.csv"], "cannot be read as a machine"),
+    "no data": (4, ["number", "nowhere.csv"], "no such file"),
+    "a column less": (4, ["number", "less.csv"], "without code, but expected all 3 columns"),
+    "probabilities of numbers": (2, ["number", "new.csv", "--proba"], "--proba"),
+    "intervals of classes": (2, ["class", "new.csv", "--interval", "0.9"], "Use --proba"),
+    "intervals that were not prepared": (2, ["number", "new.csv", "--interval", "0.9"], "--intervals split"),
+    "level": (2, ["intervals", "new.csv", "--interval", "90"], "--interval 90"),
+    "output in no folder": (2, ["number", "new.csv", "--output", "no/p.csv"], "no folder no"),
+    "columns of the same name": (4, ["number", "taken.csv", "--keep"], "with a column 'prediction'"),
+    "infinity": (4, ["number", "infinite.csv"], "column 'b'"),
+}
+
+
+@pytest.mark.parametrize(("code", "arguments", "named"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_given_is_refused_in_one_line(featlearn, machines, folder, code, arguments, named) -> None:
+    new = rows(7, seed=1)
+    new.drop(columns="code").to_csv(folder / "less.csv", index=False)
+    new.assign(prediction=1).to_csv(folder / "taken.csv", index=False)
+    new.assign(b=np.inf).to_csv(folder / "infinite.csv", index=False)
+    before = sorted(folder.iterdir())
+    outcome = featlearn("predict", *arguments)
+    assert outcome.code == code
+    assert outcome.out == ""
+    assert len(outcome.err.splitlines()) == 1, outcome.err
+    assert named in outcome.err
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_truncated_machine_is_3(featlearn, machines, folder) -> None:
+    whole = (folder / "number").read_bytes()
+    (folder / "number").write_bytes(whole[: len(whole) // 2])
+    outcome = featlearn("predict", "number", "new.csv")
+    assert outcome.code == 3
+    assert "cannot be read as a machine" in outcome.err
