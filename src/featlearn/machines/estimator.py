@@ -108,7 +108,7 @@ class RFMBase(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         n = _length(X)
         validate_data(self, X, skip_check_array=True, reset=True)
         weights, aside = self._set_aside(as_weights(sample_weight, n), n, plan)
-        problem = self._problem(X, y, n, weights, rule)
+        problem = self._problem(X, y, n, weights, rule, plan)
         plan = replace(plan, candidates=_affordable(plan, problem))
         _check_alpha_zero(plan, problem)
         start = None
@@ -186,14 +186,17 @@ class RFMBase(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             return {columns.transform if alone else str(columns): columns for columns in several}
         return {name: Columns(standardize=rule.standardize, transform=name) for name in rule.transforms}
 
-    def _problem(self, X: Any, y: Any, n: int, weights: Tensor | None, rule: Rule) -> Problem:
+    def _problem(self, X: Any, y: Any, n: int, weights: Tensor | None, rule: Rule, plan: Plan) -> Problem:
         """Rows and targets in numbers; rows of weight 0 are dropped."""
         self.coding_, targets, weights, labels = self._targets(y, n, weights, rule)
         kept = None if weights is None else (weights > 0).nonzero()[:, 0]
         dtype = torch.float64 if rule.precision == "float64" else _dtype(X, n if kept is None else len(kept))
         device = X.device if isinstance(X, Tensor) else torch.device("cpu")
         encoded = {}
+        asked = {candidate.transform for candidate in plan.candidates}
         for name, columns in self._columns(rule).items():
+            if name not in asked:
+                continue
             fitted = columns.fit(X, weights)
             x = fitted.transform(X, dtype)
             encoded[name] = Encoded(fitted, x if kept is None else x[kept.to(x.device)])
