@@ -43,15 +43,15 @@ class KernelAGOP:
 def principal_outputs(dual: Tensor, tolerance: float = 1e-6) -> Tensor:
     r"""Fewer outputs with the same AGOP: (n, r) from dual coefficients (n, C).
 
-    The AGOP depends on the coefficients only through :math:`\beta \beta^\top`. With the thin SVD
-    :math:`\beta = P S Q^\top`, the columns of P S give the same matrix; singular values below ``tolerance`` of the
-    first are dropped. Centred one-hot targets of K classes have rank K - 1.
+    The AGOP depends on the coefficients only through :math:`\beta \beta^\top = (\beta V)(\beta V)^\top`, with the
+    orthonormal eigenvectors V of :math:`\beta^\top \beta`. Those whose singular value is below ``tolerance`` of the first
+    are dropped. Centred one-hot targets of K classes have rank K - 1. ``2 n C^2`` flops.
     """
     if dual.shape[1] == 1:
         return dual
-    left, singular, _ = torch.linalg.svd(dual, full_matrices=False)
-    kept = singular > tolerance * singular[0]
-    return left[:, kept] * singular[kept]
+    double = dual.double()
+    values, vectors = torch.linalg.eigh(double.mT @ double)
+    return (double @ vectors[:, values > tolerance**2 * values[-1]]).to(dual)
 
 
 def agop_of_expansion(
