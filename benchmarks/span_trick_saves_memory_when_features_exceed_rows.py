@@ -1,4 +1,4 @@
-"""A machine on 500 rows of 6,000 columns: in the span of the rows, against a metric over all columns.
+"""A machine on 300 rows of 3,000 columns: in the span of the rows, against a metric over all columns.
 
 Bound by: the QR factors of the rows, 2 d n^2 flops; a metric has n^2 numbers instead of d^2.
 """
@@ -13,7 +13,7 @@ from featlearn.machines import loop
 from featlearn.machines.loop import Recipe, run
 from featlearn.machines.rules import KERNELS, Bandwidth, MetricRule
 
-N, D = 500, 6000
+N, D = 300, 3000
 
 
 def child(in_span: bool) -> dict[str, object]:

@@ -26,7 +26,7 @@ __all__ = ["HeldOut", "Judge", "LeaveOneOut", "Recipe", "Run", "draw_points", "m
 MEDIAN_ROWS = 500  # rows between which the median distance is taken
 LOOSE = 1e-2  # tolerance of the solver while the metric is still moving
 DROP = 1e-12  # eigenvalues below this share of the largest are left out of a factor
-STORED = 65_536  # rows up to which the kernel matrix is stored; a rule of n, never of free memory
+STORED = 50_000  # rows up to which the kernel matrix is stored; a rule of n, never of free memory
 
 
 @dataclass(frozen=True)
