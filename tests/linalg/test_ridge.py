@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from cases import normal
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from featlearn.exceptions import DataError, FeatlearnWarning
 from featlearn.linalg.gram import TiledGram
-from featlearn.linalg.ridge import RidgeSolver, solve_ridge
+from featlearn.linalg.ridge import RidgeSolver, nystrom_preconditioner, solve_ridge
 
 METHODS = ["cholesky", "eigh", "pcg", "eigenpro"]
 PRECISE = {"tol": 1e-9, "max_iter": 2000}
@@ -422,3 +423,16 @@ def test_one_row_is_solved(method: str) -> None:
     gram, targets = torch.tensor([[2.0]]), torch.tensor([[3.0, -1.0]])
     solution = solve_ridge(gram, targets, 1.0, solver=RidgeSolver(method, tol=1e-6))
     torch.testing.assert_close(solution.dual_coef, torch.tensor([[1.0, -1 / 3]]))
+
+
+def test_a_shared_preconditioner_changes_nothing() -> None:
+    x, y = normal(400, 6, seed=1), normal(400, 2, seed=2)
+    gram = torch.exp(-torch.cdist(x, x) / 3)
+    shared = nystrom_preconditioner(gram, 30)
+    assert shared is not None
+    for alpha in (1e-2, 1.0):
+        solver = RidgeSolver("pcg", tol=1e-8, rank=30)
+        own = solve_ridge(gram, y, alpha, solver=solver)
+        found = solve_ridge(gram, y, alpha, solver=solver, preconditioner=shared)
+        assert found.n_iter == own.n_iter
+        torch.testing.assert_close(found.dual_coef, own.dual_coef)

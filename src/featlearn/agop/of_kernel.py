@@ -44,8 +44,8 @@ def principal_outputs(dual: Tensor, tolerance: float = 1e-6) -> Tensor:
     r"""Fewer outputs with the same AGOP: (n, r) from dual coefficients (n, C).
 
     The AGOP depends on the coefficients only through :math:`\beta \beta^\top = (\beta V)(\beta V)^\top`, with the
-    orthonormal eigenvectors V of :math:`\beta^\top \beta`. Those whose singular value is below ``tolerance`` of the first
-    are dropped. Centred one-hot targets of K classes have rank K - 1. ``2 n C^2`` flops.
+    orthonormal eigenvectors V of :math:`\beta^\top \beta`. Those of a singular value below ``tolerance`` times the
+    first are dropped. Centred one-hot targets of K classes have rank K - 1. ``2 n C^2`` flops.
     """
     if dual.shape[1] == 1:
         return dual

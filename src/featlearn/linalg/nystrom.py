@@ -3,6 +3,7 @@ r"""Preconditioner of a ridge system from some columns of its matrix."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -71,7 +72,16 @@ class NystromPreconditioner:
         self.eigenvalues = values[kept].flip(0)
         scaled = (vectors[:, kept].flip(1) / self.eigenvalues.sqrt()).mT
         self.vectors = scaled.to(rows.dtype) @ half
-        self.damping = ((self.eigenvalues[-1] + alpha) / (self.eigenvalues + alpha) - 1).to(rows.dtype)
+        self.damping = self._damping(alpha)
+
+    def _damping(self, alpha: float) -> Tensor:
+        return ((self.eigenvalues[-1] + alpha) / (self.eigenvalues + alpha) - 1).to(self.vectors.dtype)
+
+    def with_alpha(self, alpha: float) -> NystromPreconditioner:
+        """The same for another ridge, at no cost: the vectors do not depend on it."""
+        other = copy(self)
+        other.damping = self._damping(alpha)
+        return other
 
     def apply(self, right: Tensor) -> Tensor:
         """``R P^-1`` of shape (C, n) for right-hand sides R stored as rows (C, n)."""

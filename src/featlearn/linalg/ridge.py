@@ -18,7 +18,7 @@ from .pcg import Iterate, Product, conjugate_gradients
 from .ridge_path import RidgePath
 from .solution import Reason, RidgeSolution, RidgeSolver
 
-__all__ = ["RidgePath", "RidgeSolution", "RidgeSolver", "solve_ridge"]
+__all__ = ["RidgePath", "RidgeSolution", "RidgeSolver", "nystrom_preconditioner", "solve_ridge", "uses_pcg"]
 
 DIRECT_ROWS = 4000  # "auto" is Cholesky up to here
 CACHE_BYTES = 2**21  # of float64: rows of a stored matrix converted at once
@@ -34,6 +34,7 @@ def solve_ridge(
     generator: torch.Generator | None = None,
     initial: Tensor | None = None,
     overwrite: bool = False,
+    preconditioner: NystromPreconditioner | None = None,
 ) -> RidgeSolution:
     r"""Dual coefficients of weighted kernel ridge regression.
 
@@ -65,6 +66,8 @@ def solve_ridge(
     overwrite : bool, default False
         Let Cholesky use ``gram`` as workspace, so that no second n x n array is made in K's precision. On return it
         holds K again. Other methods never change ``gram``.
+    preconditioner : NystromPreconditioner, optional
+        For PCG without weights: one made before from the same K, for any ridge; default a new one.
 
     Returns
     -------
@@ -111,13 +114,13 @@ def solve_ridge(
         gram = gram.detach()
     method = solver.method
     if method == "auto":
-        method = "cholesky" if len(targets) <= DIRECT_ROWS else "pcg"
+        method = "pcg" if uses_pcg(solver, len(targets)) else "cholesky"
     if method == "eigenpro":
         return solve_eigenpro(
             gram, targets, alpha, weights=weights, solver=solver, generator=generator, initial=initial
         )
     if method == "pcg":
-        iterate = _pcg(gram, targets, alpha, weights, solver, generator, initial)
+        iterate = _pcg(gram, targets, alpha, weights, solver, generator, initial, preconditioner)
         solution = RidgeSolution(
             iterate.rows.mT.to(targets).contiguous(), "pcg", iterate.reason, iterate.n_iter,
             iterate.relative_residual, 0.0, 0.0,
@@ -127,6 +130,11 @@ def solve_ridge(
         overwrite = overwrite or not isinstance(gram, Tensor)
         solution = _direct(matrix, targets, alpha, weights, solver, method, overwrite)
     return replace(solution, seconds=time.perf_counter() - start).warn()
+
+
+def uses_pcg(solver: RidgeSolver, n: int) -> bool:
+    """Whether n rows are solved by conjugate gradients."""
+    return solver.method == "pcg" or (solver.method == "auto" and n > DIRECT_ROWS)
 
 
 def _direct(
@@ -173,13 +181,17 @@ def _pcg(
     solver: RidgeSolver,
     generator: torch.Generator | None,
     initial: Tensor | None,
+    preconditioner: NystromPreconditioner | None,
 ) -> Iterate:
     """PCG in the precision asked for; in float32 that stagnates above tol, the rest in float64."""
     double = _in_double(gram, len(targets))
     if solver.precision == "float64" and targets.dtype != torch.float64:
         gram, targets = double, targets.double()
     system = _ScaledSystem(as_operator(gram), targets, alpha, weights)
-    precondition = _preconditioner(system, solver.rank, generator)
+    known = preconditioner if weights is None else None
+    if known is not None and known.vectors.dtype != targets.dtype:
+        known = None
+    precondition = _preconditioner(system, solver.rank, generator) if known is None else known.with_alpha(alpha).apply
     first = None if initial is None else system.scaled(initial.to(targets))
     iterate = system.solve(precondition, solver.tol, solver.max_iter, first)
     left = solver.max_iter - iterate.n_iter
@@ -217,13 +229,27 @@ class _ScaledSystem:
 
 
 def _preconditioner(system: _ScaledSystem, rank: int, generator: torch.Generator | None) -> Product:
-    n = system.rows.shape[1]
+    index = _sampled(system.rows.shape[1], rank, generator, system.rows.device)
+    return torch.clone if index is None else NystromPreconditioner(system.scaled_rows, index, system.alpha).apply
+
+
+def nystrom_preconditioner(
+    gram: Tensor | GramOperator, rank: int, generator: torch.Generator | None = None
+) -> NystromPreconditioner | None:
+    """The preconditioner that PCG would make of K, to share between ridges; None for too few rows."""
+    operator = as_operator(gram)
+    device = gram.device if isinstance(gram, Tensor) else torch.device("cpu")
+    index = _sampled(operator.shape[0], rank, generator, device)
+    return None if index is None else NystromPreconditioner(operator.rows, index, 1.0)
+
+
+def _sampled(n: int, rank: int, generator: torch.Generator | None, device: torch.device) -> Tensor | None:
     rank = min(rank, n // 10)
     if rank == 0:
-        return torch.clone
+        return None
     generator = seeded(0, "nystrom") if generator is None else generator
     index = torch.randperm(n, generator=generator, device=generator.device)[:rank].sort().values
-    return NystromPreconditioner(system.scaled_rows, index.to(system.rows.device), system.alpha).apply
+    return index.to(device)
 
 
 def _in_double(gram: Tensor | GramOperator, n: int) -> TiledGram:

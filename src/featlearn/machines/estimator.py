@@ -34,6 +34,7 @@ __all__ = ["RFMBase", "like"]
 
 METHODS = ("auto", "cv", "holdout", "loo", "validation", None)
 DIRECTIONS = 20  # leading eigenvectors of the AGOP that are kept
+TOLERANCE = 1e-3  # of iterative solvers: errors do not change below it, and single precision reaches it
 WIDE = 2000  # encoded columns above which full metrics of warped columns are not tried
 
 
@@ -147,7 +148,7 @@ class RFMBase(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             raise DataError(f"Got metric_samples={self.metric_samples!r}, but expected None or at least 2 rows.")
         if not 0 <= self.tol < np.inf:
             raise DataError(f"Got tol={self.tol!r}, but expected a finite number of at least 0.")
-        solver = self.solver if isinstance(self.solver, RidgeSolver) else RidgeSolver(self.solver)
+        solver = self.solver if isinstance(self.solver, RidgeSolver) else RidgeSolver(self.solver, tol=TOLERANCE)
         transforms = tuple(self._columns(rule))
         candidates = tuple(
             Candidate(name, parts, transform, bandwidth, power)

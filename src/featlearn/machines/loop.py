@@ -17,7 +17,14 @@ from ..exceptions import FeatlearnWarning
 from ..kernels import ColumnWarp, Kernel, LpqKernel, MeanKernel, Metric, median_bandwidth
 from ..linalg.gram import GramOperator, TiledGram
 from ..linalg.loo import ridge_with_leave_one_out
-from ..linalg.ridge import RidgePath, RidgeSolution, RidgeSolver, solve_ridge
+from ..linalg.ridge import (
+    RidgePath,
+    RidgeSolution,
+    RidgeSolver,
+    nystrom_preconditioner,
+    solve_ridge,
+    uses_pcg,
+)
 from .rules import Bandwidth, MetricRule, Part
 from .span import Span, lives_in_the_span
 
@@ -307,6 +314,9 @@ class _Loop:
             assert isinstance(gram, Tensor)
             return self._solve_leaving_one_out(gram, alphas, self.judge)
         solver = self.recipe.solver if last else replace(self.recipe.solver, tol=max(LOOSE, self.recipe.solver.tol))
+        shared = None
+        if len(alphas) > 1 and self.weights is None and uses_pcg(solver, len(self.x)):
+            shared = nystrom_preconditioner(gram, solver.rank, generator(self.random_state, "nystrom"))
         found: list[tuple[float, RidgeSolution]] = []
         for alpha in alphas:
             start = found[-1][1].dual_coef if found else (None if self.previous is None else self.previous[0])
@@ -319,6 +329,7 @@ class _Loop:
                 generator=generator(self.random_state, "nystrom"),
                 initial=start,
                 overwrite=True,
+                preconditioner=shared,
             )
             found.append((alpha, solution))
         return found
