@@ -622,6 +622,8 @@ def test_many_rows_are_in_single_precision_unless_the_rule_says_otherwise():
     plain = RFMRegressor(kernel="laplace", alpha=1.0, **settings).fit(x, x[:, 0])
     assert plain.predictor_.dtype == torch.float32
     assert plain.predict(x).dtype == np.float64
+    classes = RFMClassifier(kernel="laplace", alpha=1.0, **settings).fit(x, x[:, 0] > 0)
+    np.testing.assert_allclose(classes.predict_proba(x).sum(axis=1), 1, rtol=1e-14)
     grokking = RFMRegressor(rule="grokking", **settings).fit(x, x[:, 0] * x[:, 1])
     assert grokking.predictor_.dtype == torch.float64
     assert grokking.score(x, x[:, 0] * x[:, 1]) > 1 - 1e-6

@@ -153,7 +153,7 @@ class LoadedClassifier(LoadedMachine):
 
     def predict_proba(self, X: Any) -> Any:
         """Probabilities (m, K): the softmax of the scores."""
-        return like(X, probabilities(self._scores(X), self.sharpness))
+        return like(X, probabilities(self._scores(X).double(), self.sharpness))
 
     def _scores(self, X: Any) -> Tensor:
         scores: Tensor = self.coding.scores(self.predictor.expansion(X))

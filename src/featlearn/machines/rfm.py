@@ -312,7 +312,8 @@ class RFMClassifier(ClassifierMixin, RFMBase):
     def predict_proba(self, X: Any) -> Any:
         """Probabilities (m, K): the softmax of the scores, its sharpness chosen on rows not trained on."""
         values = self._expansion(X)
-        return like(X, probabilities(self.coding_.scores(values), self.sharpness_))
+        # In double precision: rows that add to 1 to single precision only are refused where doubles are expected.
+        return like(X, probabilities(self.coding_.scores(values).double(), self.sharpness_))
 
     def _coding(self, rule: Rule) -> str:
         return self.coding or ("prevalence" if rule.prevalence else "one_hot")
