@@ -9,7 +9,9 @@ How much, and where, does my network learn features?
     Layers of your own, and parts of layers: ``register_layer_rule``, ``Rows``.
 
 Can models without backpropagation learn features too?
-    Recursive feature machines, as scikit-learn estimators: ``RFMRegressor``, ``RFMClassifier``.
+    Recursive feature machines, as scikit-learn estimators: ``RFMRegressor``, ``RFMClassifier``; for many rows
+    ``RFMTreeRegressor``, ``RFMTreeClassifier``.
+    Matrix completion: ``LinearRFM``. Layers of machines: ``deep_rfm``. Grokking without a network: ``grok``.
 
 Names load at first use: ``import featlearn`` imports no other package. Data to try things on is in
 ``featlearn.datasets``.
@@ -26,7 +28,11 @@ if TYPE_CHECKING:
     from .agop.feature_speed import feature_speed
     from .agop.layers import Rows, register_layer_rule
     from .agop.of_module import agop_of_module, patch_agop
+    from .machines.deep_rfm import deep_rfm
+    from .machines.grokking import grok
+    from .machines.linear_rfm import LinearRFM
     from .machines.rfm import RFMClassifier, RFMRegressor
+    from .machines.tree import RFMTreeClassifier, RFMTreeRegressor
     from .measure.collapse import neural_collapse
     from .measure.drift import kernel_drift, lazy_rich
     from .measure.features import measure_features
@@ -55,6 +61,11 @@ __all__ = [
     # Can models without backpropagation learn features too?
     "RFMRegressor",
     "RFMClassifier",
+    "RFMTreeRegressor",
+    "RFMTreeClassifier",
+    "LinearRFM",
+    "deep_rfm",
+    "grok",
     # rooms with names of their own
     "agop",
     "datasets",
@@ -83,6 +94,11 @@ _HOME = {
     "Rows": "agop.layers",
     "RFMRegressor": "machines.rfm",
     "RFMClassifier": "machines.rfm",
+    "RFMTreeRegressor": "machines.tree",
+    "RFMTreeClassifier": "machines.tree",
+    "LinearRFM": "machines.linear_rfm",
+    "deep_rfm": "machines.deep_rfm",
+    "grok": "machines.grokking",
 }
 
 
