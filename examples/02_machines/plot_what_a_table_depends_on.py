@@ -25,7 +25,7 @@ BLUE, ORANGE, INK = "#0072b2", "#b25000", "#1f2933"
 # %%
 # A known answer
 # --------------
-# Ten columns. The target has a threshold in ``step`` at 0.5, and a smooth dependence on ``a + b``; the others are noise.
+# Ten columns. The target has a threshold in ``step`` at 0.5 and depends smoothly on ``a + b``; the others are noise.
 
 random = np.random.default_rng(0)
 names = ["step", "a", "b", *(f"noise {i}" for i in range(7))]

@@ -47,7 +47,7 @@ class _Tree(BaseEstimator):
         self,
         leaf: Any = None,
         *,
-        max_leaf_size: int = 10_000,
+        max_leaf_size: int = 5000,
         split_samples: int = 2000,
         routing: Any = "soft",
         selection: str = "shared",

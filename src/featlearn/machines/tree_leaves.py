@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import clone
+from sklearn.base import clone, is_classifier
 from torch import Tensor
 
 from .._random import generator
@@ -76,7 +76,10 @@ def fit_leaf(estimator: Any, parameters: dict[str, Any], X: Any, y: NDArray[Any]
 
 
 def shared_choices(pilot: RFMBase) -> dict[str, Any]:
-    """What the selection of one machine found, as parameters of others, which then select nothing."""
+    """What the selection of one machine found, as parameters of others, which then have nothing to select.
+
+    Classifiers still hold rows out, a fifth, on which the sharpness of their probabilities is chosen.
+    """
     selection = pilot.selection_
     if selection is None:
         return {}
@@ -88,7 +91,7 @@ def shared_choices(pilot: RFMBase) -> dict[str, Any]:
         "columns": pilot.columns_.config,
         "alpha": pilot.alpha_,
         "max_iter": pilot.n_iter_,
-        "selection": None,
+        "selection": "holdout" if is_classifier(pilot) else None,
     }
 
 
