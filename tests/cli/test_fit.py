@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 
 import numpy as np
 import pandas as pd
@@ -304,20 +303,10 @@ def test_files_that_cannot_be_read_are_4(fit, folder, name, content, named) -> N
     assert_one_line(outcome, named)
 
 
-def test_parquet_without_pyarrow_says_what_to_install(fit, folder, monkeypatch) -> None:
-    (folder / "houses.parquet").write_bytes(b"PAR1")
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.setitem(sys.modules, "fastparquet", None)
-    outcome = fit(data="houses.parquet")
-    assert outcome.code == 4
-    assert_one_line(outcome, "pip install pyarrow")
-
-
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
 def test_every_kind_of_file_gives_the_same_table(table, folder) -> None:
-    pytest.importorskip("pyarrow")
     table.to_csv(folder / "a.csv")  # with pandas' index
     table.to_csv(folder / "b.csv", sep=";", index=False)
     table.to_csv(folder / "c.tsv", sep="\t", index=False)

@@ -13,7 +13,7 @@ __all__ = ["fit"]
 
 def fit(  # one parameter an option: typer reads the command line from this signature
     context: typer.Context,
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Table: .csv, .tsv or .parquet (needs pyarrow).")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Table: .csv, .tsv or .parquet.")],
     target: Annotated[str, Option(metavar="NAME", help="Column to predict; all others are used.")],
     task: Annotated[
         str,

@@ -38,7 +38,7 @@ def read_table(path: Path, texts: Collection[str] = ()) -> pd.DataFrame:
     Raises
     ------
     DataError
-        Missing, empty, damaged, of another kind, or parquet without pyarrow.
+        Missing, empty, damaged, or of another kind.
     """
     if path.suffix.lower() not in (*SEPARATORS, *PARQUET):
         raise DataError(f"Got {path}, but expected a .csv, .tsv or .parquet file.")
@@ -76,11 +76,6 @@ def _separator(path: Path) -> str:
 def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
-    except ImportError as error:
-        raise DataError(
-            f"Got {path}, but reading parquet files needs pyarrow, which is not installed. Install it (pip install "
-            "pyarrow), or convert the file to .csv."
-        ) from error
     except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
         raise DataError(f"Got {path}, which cannot be read as a parquet file: {str(error).strip()}.") from error
 

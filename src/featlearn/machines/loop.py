@@ -17,6 +17,7 @@ from ..exceptions import FeatlearnWarning
 from ..kernels import ColumnWarp, Kernel, LpqKernel, MeanKernel, Metric, median_bandwidth
 from ..linalg.gram import GramOperator, TiledGram
 from ..linalg.loo import ridge_with_leave_one_out
+from ..linalg.psd import fix_signs
 from ..linalg.ridge import (
     RidgePath,
     RidgeSolution,
@@ -493,7 +494,8 @@ def metric_root(agop: Tensor, rule: MetricRule, *, thin: bool = True) -> Tensor:
         return (raised / norms.get(rule.normalize, 1.0)).sqrt().to(agop)
     values, vectors = torch.linalg.eigh(agop.double())
     kept = values > DROP * values[-1]
-    values, vectors = values[kept], vectors[:, kept]
+    # Signs are fixed, so that rows in the learned feature space depend on the metric alone.
+    values, vectors = values[kept], fix_signs(vectors[:, kept])
     root = vectors * values ** (rule.power / 2)
     scale: Tensor | float = 1.0
     if rule.normalize == "max":
