@@ -229,7 +229,7 @@ def test_a_link_is_followed_and_the_file_is_for_everyone_whom_the_umask_allows(s
     link.symlink_to(saved)
     RFMRegressor(kernel="lpq", **QUICK).fit(table(), numbers(table())).export(link)
     assert link.is_symlink()
-    assert "LpqKernel" in repr(load(saved).predictor.metrics[0].kernel)
+    assert "LpqKernel" in repr(load(saved).blend.leading.metrics[0].kernel)
     umask = os.umask(0)
     os.umask(umask)
     assert saved.stat().st_mode & 0o777 == 0o666 & ~umask
@@ -290,12 +290,12 @@ DAMAGE = {
     "another class": lambda header, tensors: header.update(content='{"class": "Popen", "fields": {}}'),
     "no machine": lambda header, tensors: header.update(content="[]"),
     "other fields": lambda header, tensors: header.update(content='{"class": "LoadedRegressor", "fields": {"a": 1}}'),
-    "a tensor less": lambda header, tensors: tensors.pop("machine.predictor.dual"),
+    "a tensor less": lambda header, tensors: tensors.pop("machine.blend.members.0.dual"),
     "fewer rows": lambda header, tensors: tensors.update(
-        {"machine.predictor.dual": tensors["machine.predictor.dual"][:-1].clone()}
+        {"machine.blend.members.0.dual": tensors["machine.blend.members.0.dual"][:-1].clone()}
     ),
     "a thinner factor": lambda header, tensors: tensors.update(
-        {"machine.predictor.metrics.0.factor": tensors["machine.predictor.metrics.0.factor"][:-1].clone()}
+        {"machine.blend.members.0.metrics.0.factor": tensors["machine.blend.members.0.metrics.0.factor"][:-1].clone()}
     ),
 }
 
@@ -323,7 +323,8 @@ def test_fields_of_the_format_change_only_with_its_version(saved):
         header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))["__metadata__"]
     assert (header["format"], header["version"]) == ("featlearn machine", "1")
     assert dict(names(json.loads(header["content"]))) == {
-        "LoadedRegressor": ("predictor", "coding", "told", "intervals", "residuals", "folds", "fold_predictors"),
+        "LoadedRegressor": ("blend", "coding", "told", "intervals", "residuals", "folds", "fold_predictors"),
+        "Blend": ("members", "weights"),
         "Predictor": ("columns", "metrics", "bases", "dual", "scale"),
         "FittedColumns": ("config", "n_features_in", "feature_names", "numeric", "categories"),
         "Columns": ("standardize", "categorical", "missing", "transform", "max_levels"),

@@ -88,13 +88,13 @@ def write_predictions(found: pd.DataFrame, output: str) -> None:
 
 def _texts(machine: LoadedMachine) -> list[str]:
     """Columns that were text in training: in a short table their entries may all look like numbers."""
-    columns = machine.predictor.columns
+    columns = machine.blend.leading.columns
     names = columns.feature_names
     return [] if names is None else [names[block.position] for block in columns.categories if block.kind == "text"]
 
 
 def _columns(machine: LoadedMachine, table: pd.DataFrame, data: Path) -> pd.DataFrame:
-    names = machine.predictor.columns.feature_names
+    names = machine.blend.leading.columns.feature_names
     if names is None:
         return table
     missing = [name for name in names if name not in table.columns]

@@ -20,17 +20,18 @@ from ..exceptions import DataError, FeatlearnWarning
 from ..kernels import Metric
 from ..linalg.psd import top_eigenvectors
 from ..linalg.ridge import RidgeSolver
+from .blending import Blend
 from .columns import Columns
-from .fitting import DOUBLE_ROWS, Encoded, Plan, Problem, final_agop, refit, select
+from .fitting import DOUBLE_ROWS, Encoded, Fitted, Plan, Problem, final_agop, refit, select
 from .loop import Run
 from .predictor import Predictor, parts_of_kernel
 from .rules import KERNELS, Rule, as_bandwidth, as_rule, parts_of
 from .scores import Scores, coded_scores
-from .selection import Candidate, Selection
+from .selection import Candidate, Selection, sum_of
 from .shown import Shown
 from .weights import as_weights
 
-__all__ = ["RFMBase", "like"]
+__all__ = ["RFMBase", "blend_of", "like"]
 
 METHODS = ("auto", "cv", "holdout", "loo", "validation", None)
 DIRECTIONS = 20  # leading eigenvectors of the AGOP that are kept
@@ -55,6 +56,7 @@ class RFMBase(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         solver: Any = "auto",
         selection: str | None = "auto",
         metric_samples: int | None = None,
+        blend: int | None = None,
         tol: float = 1e-3,
         warm_start: bool = False,
         callback: Callable[[dict[str, Any]], object] | None = None,
@@ -73,6 +75,7 @@ class RFMBase(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self.solver = solver
         self.selection = selection
         self.metric_samples = metric_samples
+        self.blend = blend
         self.tol = tol
         self.warm_start = warm_start
         self.callback = callback
@@ -119,9 +122,9 @@ class RFMBase(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         validation = self._validation(X_val, y_val, problem)
         if plan.method != "none" and plan.needs_selection and start is None:
             chosen = select(plan, problem, validation, self._runner)
-        candidate, fitted = refit(plan, problem, chosen, start=start, callback=self.callback)
-        self._store(X, plan, problem, candidate, fitted, chosen)
-        self._finish(X, y, plan, problem, candidate, chosen, aside, y_val)
+        fitted = refit(plan, problem, chosen, start=start, callback=self.callback)
+        self._store(X, plan, problem, fitted, chosen)
+        self._finish(X, y, plan, problem, chosen, aside, y_val)
         self.held_out_scores_ = None if chosen is None else self._held_out_scores(problem, chosen, validation)
         return self
 
@@ -146,6 +149,9 @@ class RFMBase(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self._check_own()
         if self.metric_samples is not None and not (_is_whole(self.metric_samples) and self.metric_samples >= 2):
             raise DataError(f"Got metric_samples={self.metric_samples!r}, but expected None or at least 2 rows.")
+        blend = rule.blend if self.blend is None else self.blend
+        if not _is_whole(blend) or blend < 1:
+            raise DataError(f"Got blend={blend!r}, but expected a whole number of at least 1.")
         if not 0 <= self.tol < np.inf:
             raise DataError(f"Got tol={self.tol!r}, but expected a finite number of at least 0.")
         solver = self.solver if isinstance(self.solver, RidgeSolver) else RidgeSolver(self.solver, tol=TOLERANCE)
@@ -166,7 +172,8 @@ class RFMBase(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             seed = int(check_random_state(seed).randint(2**31 - 1))
         plan = Plan(
             candidates, alphas, rule.metric, int(steps), float(self.tol), solver,
-            rule.selected and method != "none", method, self._centers(rule), self.metric_samples, int(seed),
+            rule.selected and method != "none", method, self._centers(rule), self.metric_samples,
+            int(blend), int(seed),
         )  # fmt: skip
         return plan, rule
 
@@ -267,32 +274,40 @@ class RFMBase(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             runs = track(runs, total=len(calls), description="Selecting", console=console, transient=True)
         return list(runs)
 
-    def _store(
-        self, X: Any, plan: Plan, problem: Problem, candidate: Candidate, fitted: Run, chosen: Selection | None
-    ) -> None:
-        encoded = problem.encoded[candidate.transform]
-        self.columns_ = encoded.columns
-        self.predictor_ = Predictor.of(encoded.columns, fitted.kernel, encoded.x, fitted.dual, problem.scale)
+    def _store(self, X: Any, plan: Plan, problem: Problem, fitted: list[Fitted], chosen: Selection | None) -> None:
+        leading = fitted[0]
+        candidate, run = leading.candidate, leading.run
+        self.blend_ = blend_of(problem, fitted)
+        self.members_ = [_told(member) for member in fitted]
+        self.predictor_ = self.blend_.leading
+        self.columns_ = self.predictor_.columns
         self.selection_ = chosen
-        self.solution_ = fitted.solution
-        self.history_ = fitted.history
-        self.n_iter_ = fitted.step
-        self.alpha_ = fitted.alpha
+        self.solution_ = run.solution
+        self.history_ = run.history
+        self.n_iter_ = run.step
+        self.alpha_ = run.alpha
         self.power_ = candidate.power
-        self.kernel_ = fitted.kernel
+        self.kernel_ = run.kernel
         self.kernel_name_ = candidate.kernel
         self._candidate = candidate
-        self.bandwidth_ = fitted.history[fitted.step]["bandwidth"]
-        self._kernels = fitted.kernels
+        self.bandwidth_ = run.history[run.step]["bandwidth"]
+        self._kernels = run.kernels
         self._of_tensor = isinstance(X, Tensor)
-        agop = final_agop(plan, problem, candidate, fitted).matrix * problem.scale**2
-        importances = encoded.columns.input_importances(agop.diagonal().double())
+        agops = [final_agop(plan, problem, each.candidate, each.run).matrix * problem.scale**2 for each in fitted]
+        agop, columns = agops[0], self.columns_
+        importances = sum_of(
+            self.blend_.weights,
+            [
+                member.columns.input_importances(matrix.diagonal().double())
+                for member, matrix in zip(self.blend_.members, agops, strict=True)
+            ],
+        )
         values, vectors = top_eigenvectors(agop, min(len(agop), DIRECTIONS))
-        directions = encoded.columns.input_directions(vectors)
+        directions = columns.input_directions(vectors)
         total = float(agop.double().trace())
         shares = values.clamp_min(0) / total if total > 0 else torch.zeros_like(values)
-        self.dual_coef_ = self._public(fitted.dual * problem.scale)
-        self.metric_factor_ = self._public(_factor(self.predictor_.metrics[0], encoded.x))
+        self.dual_coef_ = self._public(run.dual * problem.scale)
+        self.metric_factor_ = self._public(_factor(self.predictor_.metrics[0], problem.encoded[candidate.transform].x))
         self.agop_ = self._public(agop)
         self.feature_importances_ = self._public(importances)
         self.directions_ = self._public(directions)
@@ -309,7 +324,6 @@ class RFMBase(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         y: Any,
         plan: Plan,
         problem: Problem,
-        candidate: Candidate,
         chosen: Selection | None,
         aside: Tensor | None,
         y_val: Any,
@@ -332,7 +346,7 @@ class RFMBase(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     def _expansion(self, X: Any) -> Tensor:
         self._check_rows(X)
-        return self.predictor_.expansion(X)
+        return self.blend_.expansion(X)
 
     def _check_rows(self, X: Any) -> None:
         check_is_fitted(self)
@@ -372,6 +386,26 @@ class RFMBase(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         tags.input_tags.string = True
         tags.input_tags.categorical = True
         return tags
+
+
+def blend_of(problem: Problem, fitted: Sequence[Fitted]) -> Blend:
+    """What was fitted, as one function of rows of X."""
+    members = []
+    for member in fitted:
+        encoded = problem.encoded[member.candidate.transform]
+        run = member.run
+        members.append(Predictor.of(encoded.columns, run.kernel, encoded.x, run.dual, problem.scale))
+    return Blend(tuple(members), tuple(member.weight for member in fitted))
+
+
+def _told(member: Fitted) -> dict[str, Any]:
+    """A member in plain values."""
+    return {
+        "weight": member.weight,
+        **member.candidate.label(),
+        "iteration": member.run.step,
+        "alpha": member.run.alpha,
+    }
 
 
 def _factor(metric: Metric, x: Tensor) -> Tensor:

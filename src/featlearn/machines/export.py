@@ -31,6 +31,7 @@ from ..kernels import (
     Metric,
     QuadraticKernel,
 )
+from .blending import Blend
 from .calibration import probabilities
 from .categories import CategoryBlock
 from .columns import Columns, FittedColumns
@@ -55,14 +56,15 @@ class LoadedMachine(Shown):
 
     Attributes
     ----------
-    predictor : Predictor
-        Encoded columns, kernels and their metrics, transformed training rows, dual coefficients.
+    blend : Blend
+        Of each machine that is averaged: encoded columns, kernels and their metrics, transformed training rows, dual
+        coefficients.
     coding : RegressionCoding or ClassCoding
     told : dict
         What ``to_dict`` of the estimator said.
     """
 
-    predictor: Predictor
+    blend: Blend
     coding: Any
     told: dict[str, Any]
 
@@ -73,16 +75,16 @@ class LoadedMachine(Shown):
     @property
     def n_features_in_(self) -> int:
         """Columns that predictions need."""
-        return self.predictor.columns.n_features_in
+        return self.blend.leading.columns.n_features_in
 
     @property
     def feature_names_in_(self) -> NDArray[Any] | None:
         """Their names, if the machine was fitted to a DataFrame."""
-        names = self.predictor.columns.feature_names
+        names = self.blend.leading.columns.feature_names
         return None if names is None else np.array(names, dtype=object)
 
     def __repr__(self) -> str:
-        rows, columns = len(self.predictor.dual), self.n_features_in_
+        rows, columns = len(self.blend.leading.dual), self.n_features_in_
         return f"{type(self).__name__}({rows:,} training rows, {columns:,} columns)"
 
 
@@ -100,11 +102,11 @@ class LoadedRegressor(LoadedMachine):
     intervals: str | None = None
     residuals: Tensor | None = None
     folds: Tensor | None = None
-    fold_predictors: tuple[Predictor, ...] = field(default=())
+    fold_predictors: tuple[Blend, ...] = field(default=())
 
     def predict(self, X: Any) -> Any:
         """Predictions (m,) or (m, C), of the kind of X; DataError for other columns than in ``fit``."""
-        return like(X, self.coding.decode(self.predictor.expansion(X)))
+        return like(X, self.coding.decode(self.blend.expansion(X)))
 
     def predict_interval(self, X: Any, level: float = 0.9) -> Any:
         """Intervals (m, 2), or (m, C, 2), that hold the target with probability ``level``.
@@ -117,7 +119,7 @@ class LoadedRegressor(LoadedMachine):
         if self.intervals is None or self.residuals is None:
             raise DataError('Got a machine fitted without intervals. Fit it with intervals="split" or "cv_plus".')
         if self.folds is None:
-            found = split_interval(self.predictor.expansion(X), self.residuals, level)
+            found = split_interval(self.blend.expansion(X), self.residuals, level)
         else:
             values = torch.stack([predictor.expansion(X) for predictor in self.fold_predictors])
             found = cv_plus_interval(values, self.folds, self.residuals, level)
@@ -149,21 +151,21 @@ class LoadedClassifier(LoadedMachine):
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Labels (m,); ties go to the first class."""
-        return np.asarray(self.coding.decode(self.predictor.expansion(X)))
+        return np.asarray(self.coding.decode(self.blend.expansion(X)))
 
     def predict_proba(self, X: Any) -> Any:
         """Probabilities (m, K): the softmax of the scores."""
         return like(X, probabilities(self._scores(X).double(), self.sharpness))
 
     def _scores(self, X: Any) -> Tensor:
-        scores: Tensor = self.coding.scores(self.predictor.expansion(X))
+        scores: Tensor = self.coding.scores(self.blend.expansion(X))
         return scores
 
 
 _CLASSES: Classes = {
     cls.__name__: cls
     for cls in (
-        ArcCosNTK, CategoryBlock, ClassCoding, ColumnWarp, Columns, FittedColumns, GaussianKernel, LaplaceKernel,
+        ArcCosNTK, Blend, CategoryBlock, ClassCoding, ColumnWarp, Columns, FittedColumns, GaussianKernel, LaplaceKernel,
         LoadedClassifier, LoadedRegressor, LpqKernel, MeanKernel, Metric, NumericBlock, Predictor, QuadraticKernel,
         RankCurves, RegressionCoding, RobustCurves,
     )
@@ -253,7 +255,8 @@ def load(path: str | PathLike[str]) -> LoadedRegressor | LoadedClassifier:
         machine = unpack(plain, tensors, _CLASSES)
         if not isinstance(machine, LoadedRegressor | LoadedClassifier):
             raise TypeError(f"it holds {type(machine).__name__}")
-        machine.predictor.of_encoded(machine.predictor.dual.new_zeros(1, len(machine.predictor.columns.names)))
+        for predictor in machine.blend.members:
+            predictor.of_encoded(predictor.dual.new_zeros(1, len(predictor.columns.names)))
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ModelError(
             f"Got {os.fspath(path)}, whose contents do not fit together ({type(error).__name__}: {error}), but "
@@ -263,16 +266,16 @@ def load(path: str | PathLike[str]) -> LoadedRegressor | LoadedClassifier:
 
 
 def _loaded(estimator: Any, told: Mapping[str, Any] | None) -> LoadedMachine:
-    predictor, coding = estimator.predictor_, estimator.coding_
+    blend, coding = estimator.blend_, estimator.coding_
     told = dict(estimator.to_dict() if told is None else told)
     if isinstance(coding, ClassCoding):
-        return LoadedClassifier(predictor, coding, told, float(estimator.sharpness_))
+        return LoadedClassifier(blend, coding, told, float(estimator.sharpness_))
     if estimator.intervals is None:
-        return LoadedRegressor(predictor, coding, told)
+        return LoadedRegressor(blend, coding, told)
     if estimator.intervals == "split":
-        return LoadedRegressor(predictor, coding, told, "split", estimator._residuals)
+        return LoadedRegressor(blend, coding, told, "split", estimator._residuals)
     folds, predictors = estimator._folds, tuple(estimator._fold_predictors)
-    return LoadedRegressor(predictor, coding, told, "cv_plus", estimator._residuals, folds, predictors)
+    return LoadedRegressor(blend, coding, told, "cv_plus", estimator._residuals, folds, predictors)
 
 
 def _content(header: dict[str, str], path: str | PathLike[str]) -> Any:

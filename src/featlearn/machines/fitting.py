@@ -15,6 +15,7 @@ from ..agop.of_kernel import KernelAGOP, agop_of_expansion
 from ..exceptions import DataError, FeatlearnWarning
 from ..kernels import Metric
 from ..linalg.ridge import RidgeSolver, solve_ridge
+from .blending import blended
 from .columns import FittedColumns
 from .loop import HeldOut, LeaveOneOut, Recipe, Run, draw_points, run
 from .rules import MetricRule
@@ -22,6 +23,7 @@ from .selection import (
     CROSS_VALIDATED,
     FOLDS,
     Candidate,
+    Member,
     Rung,
     Selection,
     Split,
@@ -30,12 +32,13 @@ from .selection import (
     race,
 )
 
-__all__ = ["Encoded", "Plan", "Problem", "final_agop", "honest_at_identity", "refit", "select"]
+__all__ = ["Encoded", "Fitted", "Plan", "Problem", "final_agop", "honest_at_identity", "refit", "select"]
 
 DOUBLE_ROWS = 500  # rows up to which everything is in float64: it costs nothing there
 CALIBRATED = 1500  # most rows for calibration where nothing was selected
 SHOWN = 5000  # points of the AGOP that is shown
 SMALLEST = 1e-8  # ridge for that
+PATIENCE = 2  # steps of a hold-out race without a better score
 OUTSIDE = 5000  # most rows outside the metric's own that score the iterates
 
 
@@ -105,6 +108,8 @@ class Plan:
     centered : bool
         Whether the targets had their mean subtracted.
     metric_samples : int or None
+    blend : int
+        Most machines that are averaged.
     random_state : int
     """
 
@@ -118,6 +123,7 @@ class Plan:
     method: str
     centered: bool
     metric_samples: int | None
+    blend: int
     random_state: int
 
     def recipe(self, candidate: Candidate, alphas: Sequence[Sequence[float]], steps: int, *, selected: bool) -> Recipe:
@@ -137,6 +143,15 @@ class Plan:
     def needs_selection(self) -> bool:
         """Whether anything is left to choose."""
         return self.selected or len(self.candidates) > 1 or len(self.alphas) > 1
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """One machine of a blend on all rows."""
+
+    candidate: Candidate
+    weight: float
+    run: Run
 
 
 def select(
@@ -188,13 +203,22 @@ def select(
         else:
             judge = HeldOut(*problem.rows(candidate.transform, split.test))
         recipe = plan.recipe(candidate, [plan.alphas], plan.max_iter, selected=plan.selected)
+        if method == "holdout" and plan.selected:  # folds need the same steps
+            recipe = replace(recipe, patience=PATIENCE)
         blocks = problem.encoded[candidate.transform].columns.blocks
         return run(
             recipe, x, targets, weights=weights, blocks=blocks, judge=judge, random_state=plan.random_state,
             interruptible=False,
         )  # fmt: skip
 
-    return race(plan.candidates, rungs, fit, method=method, selected=plan.selected, runner=runner)
+    selection = race(plan.candidates, rungs, fit, method=method, selected=plan.selected, runner=runner)
+    if plan.blend == 1 or not selection.runners_up:
+        return selection
+    rows = torch.cat([rows for rows, _ in selection.held_out])
+    if validation is not None:
+        return blended(selection, validation[1], None, plan.blend)
+    weights = None if problem.weights is None else problem.weights[rows]
+    return blended(selection, problem.targets[rows], weights, plan.blend)
 
 
 def refit(
@@ -204,11 +228,29 @@ def refit(
     *,
     start: Sequence[Metric] | None = None,
     callback: Callable[[dict[str, Any]], object] | None = None,
-) -> tuple[Candidate, Run]:
-    """The chosen path on all rows, with the recorded ridges, up to the chosen iterate."""
-    candidate = plan.candidates[0] if selection is None else selection.candidate
-    alphas = [[alpha] for alpha in ((plan.alphas[0],) if selection is None else selection.alphas)]
-    steps = plan.max_iter if selection is None else len(selection.alphas) - 1
+) -> list[Fitted]:
+    """The chosen machines on all rows, the one with the largest weight first."""
+    if selection is None:
+        chosen = [Member(plan.candidates[0], (plan.alphas[0],) * (plan.max_iter + 1), 0)]
+    else:
+        chosen = list(selection.members)
+    return [
+        Fitted(member.candidate, member.weight, _refit(plan, problem, member, start=start, callback=callback))
+        for member in chosen
+    ]
+
+
+def _refit(
+    plan: Plan,
+    problem: Problem,
+    member: Member,
+    *,
+    start: Sequence[Metric] | None,
+    callback: Callable[[dict[str, Any]], object] | None,
+) -> Run:
+    """One path on all rows, with the recorded ridges, up to the chosen iterate."""
+    candidate, alphas = member.candidate, [[alpha] for alpha in member.alphas]
+    steps = len(alphas) - 1
     encoded = problem.encoded[candidate.transform]
     recipe = plan.recipe(candidate, alphas, steps, selected=False)
     common: dict[str, Any] = {
@@ -216,7 +258,7 @@ def refit(
     }  # fmt: skip
     n = len(encoded.x)
     if plan.metric_samples is None or plan.metric_samples >= n:
-        return candidate, run(recipe, encoded.x, problem.targets, weights=problem.weights, **common)
+        return run(recipe, encoded.x, problem.targets, weights=problem.weights, **common)
     order = torch.randperm(n, generator=generator(plan.random_state, "metric"))
     own, outside = order[: plan.metric_samples], order[plan.metric_samples :][:OUTSIDE]
     x, targets, weights = problem.rows(candidate.transform, own)
@@ -226,7 +268,7 @@ def refit(
     solution = solve_ridge(
         gram, problem.targets, learned.alpha, weights=problem.weights, solver=plan.solver, overwrite=True
     )
-    return candidate, replace(learned, dual=solution.dual_coef, solution=solution)
+    return replace(learned, dual=solution.dual_coef, solution=solution)
 
 
 def honest_at_identity(plan: Plan, problem: Problem, candidate: Candidate) -> tuple[Tensor, Tensor]:

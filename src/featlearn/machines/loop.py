@@ -56,6 +56,8 @@ class Recipe:
     solver : RidgeSolver
     selected : bool
         Keep the iterate with the best score; else the last.
+    patience : int, optional
+        Stop after so many steps without a better score.
     """
 
     parts: tuple[Part, ...]
@@ -66,6 +68,7 @@ class Recipe:
     tol: float = 1e-3
     solver: RidgeSolver = field(default_factory=RidgeSolver)
     selected: bool = True
+    patience: int | None = None
 
     def alphas_at(self, t: int) -> tuple[float, ...]:
         """Candidates at step t."""
@@ -281,9 +284,17 @@ class _Loop:
             self.kept = Run(
                 kernel, solution.dual_coef, t, alpha, solution, self.kernels, self.history, self.scores, self.honest
             )
-        going = not last and self._next_metrics(kernel, solution.dual_coef, t, record)
+        going = not last and not self._out_of_patience(t, record)
+        going = going and self._next_metrics(kernel, solution.dual_coef, t, record)
         record["seconds"] = time.perf_counter() - begun
         return going
+
+    def _out_of_patience(self, t: int, record: dict[str, Any]) -> bool:
+        assert self.kept is not None
+        if self.recipe.patience is None or t - self.kept.step < self.recipe.patience:
+            return False
+        record["stop_reason"] = f"no better score in {self.recipe.patience} steps"
+        return True
 
     def _kernel(self) -> tuple[Kernel, list[float]]:
         """The machine's kernel with the bandwidths of its current rows."""

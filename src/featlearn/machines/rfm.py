@@ -14,12 +14,11 @@ from torch import Tensor
 from .._random import generator
 from ..exceptions import DataError
 from .calibration import fit_sharpness, probabilities
-from .estimator import RFMBase, like
+from .estimator import RFMBase, blend_of, like
 from .fitting import Plan, Problem, honest_at_identity, refit
 from .intervals import cv_plus_interval, split_interval
-from .predictor import Predictor
 from .rules import Rule
-from .selection import FOLDS, Candidate, Selection, fold_of
+from .selection import FOLDS, Selection, fold_of
 from .targets import ClassCoding, RegressionCoding
 
 __all__ = ["RFMClassifier", "RFMRegressor"]
@@ -41,7 +40,8 @@ _COMMON = """
     columns (standardised as they are, or as normal scores of their ranks), bandwidth, power s, ridge and iterate. The
     candidates race on rows that they have not seen: five folds for n <= 2,000 (two for all candidates, the others for
     the best four), else one fifth of the rows with ever more training rows for ever fewer candidates. The winner is
-    refitted on all rows. Test data are never involved.
+    refitted on all rows, or up to three machines where their weighted average does better on the held-out rows (greedy
+    ensemble selection, Caruana et al., 2004). Test data are never involved.
 
     Parameters
     ----------
@@ -73,13 +73,17 @@ _COMMON = """
         has seen the labels it is badly optimistic. None: nothing is held out, the last iterate is taken.
     metric_samples : int, optional
         Learn the metric on so many random rows, then solve once on all. It saves time and costs accuracy.
+    blend : int, optional
+        Most machines that are averaged; 1: the best alone. Default 3, and 1 for the conventions of published code.
     {own}
     tol : float, default=1e-3
         Stop when no metric changed by more than this, relatively.
     warm_start : bool, default=False
-        Start from the metric of the last fit, with its kernel, columns and ridge, and without selection.
+        Start from the metric of the last fit, with its kernel, columns and ridge, and without selection; after a blend,
+        from its first machine alone.
     callback : callable, optional
-        Called with the entry of ``history_`` after each step of the final fit; returning True stops it.
+        Called with the entry of ``history_`` after each step of the final fit (of every machine that is averaged);
+        returning True stops it.
     n_jobs : int, optional
         Candidates that run at once, in threads.
     random_state : int, RandomState or None
@@ -100,6 +104,9 @@ _COMMON = """
         A with M = A A^T, of the first kernel; see ``metric_at``.
     kernel_, kernel_name_, bandwidth_, alpha_, power_, n_iter_ :
         What was chosen; ``n_iter_`` is the iterate.
+    members_ : list of dict
+        The machines that are averaged, with their weights. All attributes but ``feature_importances_``, which is the
+        mean of theirs, are those of the first, which has the largest weight.
     selection_ : Selection or None
         The table of candidates: ``selection_.frame()``.
     history_ : list of dict
@@ -123,6 +130,8 @@ _COMMON = """
 
     References
     ----------
+    Caruana, Niculescu-Mizil, Crew, Ksikes (2004). Ensemble selection from libraries of models. ICML.
+
     Radhakrishnan, Beaglehole, Pandit, Belkin (2024). Mechanism for feature learning in neural networks and
     backpropagation-free machine learning models. Science 383. arXiv:2212.13881.
 
@@ -157,6 +166,7 @@ class RFMRegressor(RegressorMixin, RFMBase):
         solver: Any = "auto",
         selection: str | None = "auto",
         metric_samples: int | None = None,
+        blend: int | None = None,
         intervals: str | None = None,
         tol: float = 1e-3,
         warm_start: bool = False,
@@ -167,8 +177,9 @@ class RFMRegressor(RegressorMixin, RFMBase):
     ) -> None:
         super().__init__(
             kernel=kernel, metric=metric, bandwidth=bandwidth, alpha=alpha, power=power, max_iter=max_iter, rule=rule,
-            columns=columns, solver=solver, selection=selection, metric_samples=metric_samples, tol=tol,
-            warm_start=warm_start, callback=callback, n_jobs=n_jobs, random_state=random_state, verbose=verbose,
+            columns=columns, solver=solver, selection=selection, metric_samples=metric_samples, blend=blend,
+            tol=tol, warm_start=warm_start, callback=callback, n_jobs=n_jobs, random_state=random_state,
+            verbose=verbose,
         )  # fmt: skip
         self.intervals = intervals
 
@@ -228,7 +239,6 @@ class RFMRegressor(RegressorMixin, RFMBase):
         y: Any,
         plan: Plan,
         problem: Problem,
-        candidate: Candidate,
         chosen: Selection | None,
         aside: Tensor | None,
         y_val: Any,
@@ -246,12 +256,12 @@ class RFMRegressor(RegressorMixin, RFMBase):
             for fold in range(folds):
                 own, left_out = (self._folds != fold).nonzero()[:, 0], (self._folds == fold).nonzero()[:, 0]
                 part = problem.at(own)
-                _, fitted = refit(plan, part, chosen)
-                encoded = part.encoded[candidate.transform]
-                predictor = Predictor.of(encoded.columns, fitted.kernel, encoded.x, fitted.dual, problem.scale)
-                values = predictor.of_encoded(problem.encoded[candidate.transform].x[left_out])
+                fitted = refit(plan, part, chosen)
+                blend = blend_of(part, fitted)
+                rows = [problem.encoded[member.candidate.transform].x[left_out] for member in fitted]
+                values = blend.of_encoded(rows)
                 self._residuals[left_out] = problem.targets[left_out] * problem.scale - values
-                self._fold_predictors.append(predictor)
+                self._fold_predictors.append(blend)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -276,6 +286,7 @@ class RFMClassifier(ClassifierMixin, RFMBase):
         solver: Any = "auto",
         selection: str | None = "auto",
         metric_samples: int | None = None,
+        blend: int | None = None,
         coding: str | None = None,
         class_weight: Any = None,
         tol: float = 1e-3,
@@ -287,8 +298,9 @@ class RFMClassifier(ClassifierMixin, RFMBase):
     ) -> None:
         super().__init__(
             kernel=kernel, metric=metric, bandwidth=bandwidth, alpha=alpha, power=power, max_iter=max_iter, rule=rule,
-            columns=columns, solver=solver, selection=selection, metric_samples=metric_samples, tol=tol,
-            warm_start=warm_start, callback=callback, n_jobs=n_jobs, random_state=random_state, verbose=verbose,
+            columns=columns, solver=solver, selection=selection, metric_samples=metric_samples, blend=blend,
+            tol=tol, warm_start=warm_start, callback=callback, n_jobs=n_jobs, random_state=random_state,
+            verbose=verbose,
         )  # fmt: skip
         self.coding = coding
         self.class_weight = class_weight
@@ -338,14 +350,13 @@ class RFMClassifier(ClassifierMixin, RFMBase):
         y: Any,
         plan: Plan,
         problem: Problem,
-        candidate: Candidate,
         chosen: Selection | None,
         aside: Tensor | None,
         y_val: Any,
     ) -> None:
         assert problem.labels is not None
         if chosen is None:
-            rows, honest = honest_at_identity(plan, problem, candidate)
+            rows, honest = honest_at_identity(plan, problem, plan.candidates[0])
             labels = problem.labels[rows]
         else:
             rows = torch.cat([rows for rows, _ in chosen.held_out])

@@ -114,6 +114,8 @@ class Rule:
     prevalence : bool
         Coding of classes where ``center`` is False.
     precision : {"auto", "float64"}
+    blend : int
+        Most machines that are averaged.
     """
 
     kernels: tuple[str, ...]
@@ -128,6 +130,7 @@ class Rule:
     center: bool = False
     prevalence: bool = False
     precision: str = "auto"
+    blend: int = 1
 
 
 # Laplace kernels with bandwidths of 1: the loop sets them.
@@ -162,6 +165,7 @@ RULES: dict[str, Rule] = {
         standardize=True,
         center=True,
         prevalence=True,
+        blend=3,
     ),
     "science": Rule(
         ("laplace",), _TEN, (1e-3,), (1.0,), MetricRule(1.0, "none", True, 20_000, True), 5, selected=False

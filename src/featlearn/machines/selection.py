@@ -19,7 +19,18 @@ from .rules import Bandwidth, Part
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Candidate", "Rung", "Selection", "Split", "cross_validation", "fold_of", "hold_out", "race"]
+__all__ = [
+    "Candidate",
+    "Member",
+    "Rung",
+    "Selection",
+    "Split",
+    "cross_validation",
+    "fold_of",
+    "hold_out",
+    "race",
+    "sum_of",
+]
 
 FOLDS = 5
 CROSS_VALIDATED = 2000  # rows up to which "auto" cross-validates
@@ -64,6 +75,30 @@ class Rung:
 
 
 @dataclass(frozen=True, eq=False)
+class Member:
+    """A candidate at one of its iterates, as a part of what is fitted.
+
+    Attributes
+    ----------
+    candidate : Candidate
+    alphas : tuple of float
+        Ridge of each step up to the iterate.
+    entry : int
+        Place of the iterate in the table.
+    held_out : tuple of (rows, expansions)
+        Honest predictions, one entry a split.
+    weight : float
+        Share in the predictions.
+    """
+
+    candidate: Candidate
+    alphas: tuple[float, ...]
+    entry: int
+    held_out: tuple[tuple[Tensor, Tensor], ...] = field(default=(), repr=False)
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
 class Selection:
     """How the fitted machine was chosen.
 
@@ -77,22 +112,41 @@ class Selection:
     table : list of dict
         One entry for every candidate and iterate of its last rung: kernel, columns, bandwidth, power, iteration,
         alpha, score, standard_error, splits, rows.
-    chosen : int
-        Its place in the table.
-    alphas : tuple of float
-        Ridge of each step up to the chosen iterate.
-    candidate : Candidate
-    held_out : list of (rows, expansions)
-        Honest predictions of the chosen iterate, one entry a split.
+    members : tuple of Member
+        What is fitted, the one with the largest weight first; weights add to 1.
+    runners_up : tuple of Member
+        The best iterates of the other candidates of the last rung.
     """
 
     method: str
     score_name: str
     table: list[dict[str, Any]]
-    chosen: int
-    alphas: tuple[float, ...]
-    candidate: Candidate
-    held_out: list[tuple[Tensor, Tensor]] = field(default_factory=list, repr=False)
+    members: tuple[Member, ...]
+    runners_up: tuple[Member, ...] = field(default=(), repr=False)
+
+    @property
+    def chosen(self) -> int:
+        """Place in the table of the leading member."""
+        return self.members[0].entry
+
+    @property
+    def alphas(self) -> tuple[float, ...]:
+        """Ridge of each step of the leading member."""
+        return self.members[0].alphas
+
+    @property
+    def candidate(self) -> Candidate:
+        """The leading member's."""
+        return self.members[0].candidate
+
+    @property
+    def held_out(self) -> list[tuple[Tensor, Tensor]]:
+        """Rows, and honest predictions of what is fitted, one entry a split."""
+        splits = zip(*(member.held_out for member in self.members), strict=True)
+        return [
+            (parts[0][0], sum_of([member.weight for member in self.members], [values for _, values in parts]))
+            for parts in splits
+        ]
 
     @property
     def best(self) -> dict[str, Any]:
@@ -105,7 +159,10 @@ class Selection:
             "method": self.method,
             "score_name": self.score_name,
             "chosen": self.chosen,
-            "alphas": list(self.alphas),
+            "members": [
+                {"entry": member.entry, "weight": member.weight, "alphas": list(member.alphas)}
+                for member in self.members
+            ],
             "table": [dict(entry) for entry in self.table],
         }
 
@@ -150,7 +207,7 @@ def hold_out(n: int, labels: Tensor | None, candidates: int, random_state: int) 
     train = train[torch.randperm(len(train), generator=generator(random_state, "ladder"))]
     most = min(len(train), LADDER[-1])
     sizes = [size for size in LADDER if size < 0.7 * most] + [most] if candidates > 2 else [most]
-    survivors = [max(2, math.ceil(candidates / 3 ** (i + 1))) for i in range(len(sizes))]
+    survivors = [max(3, math.ceil(candidates / 3 ** (i + 1))) for i in range(len(sizes))]
     return [Rung((Split(train[:size].sort().values, test),), kept) for size, kept in zip(sizes, survivors, strict=True)]
 
 
@@ -205,18 +262,34 @@ def _choose(
             open_to_choice += [len(table) + i for i, entry in enumerate(entries) if entry in allowed]
         table += entries
         owners += [place] * len(entries)
-    chosen = min(open_to_choice, key=lambda i: (table[i]["score"], table[i]["iteration"], -table[i]["alpha"]))
-    place, step = owners[chosen], table[chosen]["iteration"]
-    results = runs[place]
+    ranked: dict[int, int] = {}
+    for entry in sorted(open_to_choice, key=lambda i: (table[i]["score"], table[i]["iteration"], -table[i]["alpha"])):
+        ranked.setdefault(owners[entry], entry)
+    first, *others = (
+        _member(candidates[place], runs[place], entry, table[entry]["iteration"]) for place, entry in ranked.items()
+    )
+    score_name = runs[alive[0]][0][1].history[0]["score_name"]
+    return Selection(method, score_name, table, (first,), tuple(others))
+
+
+def _member(candidate: Candidate, results: list[tuple[Split, Run]], entry: int, step: int) -> Member:
+    """A candidate at one step, with what it predicted of rows that it had not seen."""
     alphas = tuple(
         _middle([run.history[t]["alpha"] for _, run in results if t < len(run.history)]) for t in range(step + 1)
     )
-    held_out = [
-        (split.test, run.honest[min(step, len(run.honest) - 1)])
-        for split, run in results
-        if run.honest[min(step, len(run.honest) - 1)] is not None
-    ]
-    return Selection(method, results[0][1].history[0]["score_name"], table, chosen, alphas, candidates[place], held_out)
+    honest = [(split.test, run.honest[min(step, len(run.honest) - 1)]) for split, run in results]
+    held_out = tuple((rows, values) for rows, values in honest if values is not None)
+    return Member(candidate, alphas, entry, held_out)
+
+
+def sum_of(weights: Sequence[float], values: Sequence[Tensor]) -> Tensor:
+    """``sum_j w_j v_j``; a single one of weight 1 is returned as it is."""
+    if len(values) == 1 and weights[0] == 1:
+        return values[0]
+    total = torch.zeros_like(values[0])
+    for weight, value in zip(weights, values, strict=True):
+        total.add_(value, alpha=weight)
+    return total
 
 
 def _eligible(entries: list[dict[str, Any]], selected: bool) -> list[dict[str, Any]]:

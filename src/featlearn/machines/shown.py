@@ -52,7 +52,8 @@ def describe(machine: Any) -> dict[str, Any]:
     -------
     dict
         ``machine`` and ``task``; ``rows``, ``features`` (names), ``encoded`` (numbers a row), ``outputs`` or
-        ``classes``; ``chosen`` (kernel, columns, bandwidth of each part, alpha, power, iteration); ``importances`` (d),
+        ``classes``; ``chosen`` (kernel, columns, bandwidth of each part, alpha, power, iteration),
+        of the first of the ``members`` that are averaged; ``importances`` (d),
         ``directions`` (k, d), ``direction_shares`` (k); ``selection`` (``Selection.to_dict()``) and ``scores`` (of the
         rows that were held out for it), or None; ``history``; ``solver``; ``intervals``; ``notes`` about columns;
         ``provenance``.
@@ -77,6 +78,7 @@ def describe(machine: Any) -> dict[str, Any]:
             "power": float(machine.power_),
             "iteration": int(machine.n_iter_),
         },
+        "members": [{key: _plain(value) for key, value in member.items()} for member in machine.members_],
         "importances": _floats(machine.feature_importances_),
         "directions": [_floats(row) for row in machine.directions_],
         "direction_shares": _floats(machine.direction_shares_),
