@@ -16,7 +16,7 @@ from .selection import Selection, sum_of
 
 __all__ = ["Blend", "blended", "greedy_weights"]
 
-ROUNDS = 20  # of the greedy selection: weights are multiples of one part in so many, at the finest
+ROUNDS = 10  # of the greedy selection: no member has a smaller share than one in so many
 GAIN = 0.005  # by which a blend must lower the score of its best member, or that one is taken alone
 
 

@@ -12,7 +12,7 @@ from ..plots.candidates import CandidateCurve, candidate_curves, check_machine, 
 from .charts import selection_chart, share_bars
 from .environment import environment
 from .files import atomic_write
-from .machine_tables import SCORES, candidate_table, directions_of, history_table, score_table
+from .machine_tables import SCORES, candidate_table, directions_of, history_table, member_table, score_table
 
 __all__ = ["write_machine_report"]
 
@@ -69,6 +69,7 @@ def write_machine_report(machine: Mapping[str, Any], path: str | PathLike[str], 
         "machine": machine,
         "about": {key: value for key, value in about.items() if key != "notes"},
         "chosen": machine["chosen"],
+        "members": member_table(machine),
         "kernel": KERNELS.get(machine["chosen"]["kernel"]),
         "columns": COLUMNS.get(machine["chosen"]["columns"]),
         "test": machine.get("test"),

@@ -14,7 +14,7 @@ from ..plots.candidates import CandidateCurve
 from .numbers import NOTHING, count, fixed, general, measured, name
 from .tables import Column, Row, Table
 
-__all__ = ["SCORES", "Direction", "candidate_table", "directions_of", "history_table", "score_table"]
+__all__ = ["SCORES", "Direction", "candidate_table", "directions_of", "history_table", "member_table", "score_table"]
 
 SCORES = {
     "r2": ("R²", "Share of the target's variance that is explained: one is perfect, zero no better than the mean."),
@@ -24,6 +24,7 @@ SCORES = {
     "log_loss": ("log loss", "Mean of −log p, p the probability given to the true class; smaller is better."),
     "brier": ("Brier score", "Squared distance of the probabilities from the truth, zero to two; smaller is better."),
 }
+AS_GIVEN = {"none": "as given"}
 SHOWN_DIRECTIONS = 6
 SHOWN_COLUMNS = 6
 NEGLIGIBLE = 1e-3  # share from which a direction is worth a line
@@ -80,6 +81,26 @@ def candidate_table(curves: Sequence[CandidateCurve]) -> Table:
         heading = words.format(name(curve.label))
         rows.append(Row(curve.label, heading, [column.cell(entry) for column in columns], not curve.finalist))
     return Table("Candidates", columns, rows)
+
+
+def member_table(machine: Mapping[str, Any]) -> Table | None:
+    """The machines that are averaged; None where there is one alone."""
+    columns = [
+        Column("weight", "Share in the predictions.", lambda x: fixed(x["weight"], 2)),
+        Column("kernel", "What measures how alike rows are.", lambda x: name(str(x["kernel"]))),
+        Column("columns", "What is done to numbers first.", lambda x: name(AS_GIVEN.get(x["columns"], x["columns"]))),
+        Column("power", "Of the AGOP.", lambda x: general(x["power"])),
+        Column("steps", "AGOP steps.", lambda x: count(x["iteration"])),
+        Column("ridge", "Added to the diagonal of the kernel matrix.", lambda x: general(x["alpha"])),
+    ]
+    members = machine.get("members", [])
+    if len(members) < 2:
+        return None
+    rows = [
+        Row(str(place), count(place), [column.cell(member) for column in columns], False)
+        for place, member in enumerate(members, 1)
+    ]
+    return Table("Averaged machines", columns, rows)
 
 
 def history_table(machine: Mapping[str, Any]) -> Table:
