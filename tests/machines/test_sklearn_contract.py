@@ -8,6 +8,7 @@ import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from featlearn.machines.rfm import RFMClassifier, RFMRegressor
+from featlearn.machines.tree import RFMTreeClassifier, RFMTreeRegressor
 
 FAST = {"kernel": "laplace", "alpha": 1e-2, "max_iter": 1}
 ONE_POWER = {"alpha": 1e-2, "power": 1.0, "max_iter": 1}
@@ -65,4 +66,62 @@ def test_contract(estimator, check):
     expected_failed_checks=expected_failures,
 )
 def test_contract_of_machines_that_take_longer(estimator, check):
+    check(estimator)
+
+
+FIXED = {**FAST, "bandwidth": 1.0, "selection": None}
+
+DISTANCES = (
+    "the median distance of a split, and sizes of nodes, are properties of the rows: one given twice counts twice"
+)
+UNFITTED = "a bug: predict wants what fit has learned before it asks whether there has been a fit"
+
+
+def expected_failures_of_trees(tree: Any) -> dict[str, str]:
+    """Checks that ask for what a tree, or the machine in its leaves, does not promise, with the reason."""
+    found = (
+        {"check_sample_weight_equivalence_on_dense_data": ROWS} if tree.leaf is None else expected_failures(tree.leaf)
+    )
+    found.pop("check_transformer_n_iter", None)  # trees transform nothing
+    found["check_estimators_unfitted"] = UNFITTED
+    if tree.max_leaf_size < 100:
+        found["check_sample_weight_equivalence_on_dense_data"] = DISTANCES
+    return found
+
+
+# Rounded data have more equal rows than a small leaf holds.
+equal_rows = pytest.mark.filterwarnings("ignore:.*rows that no direction divides:featlearn.exceptions.FeatlearnWarning")
+
+
+@fewer_folds
+@equal_rows
+@parametrize_with_checks(
+    [
+        RFMTreeRegressor(RFMRegressor(**FAST, selection=None), max_leaf_size=20),
+        RFMTreeClassifier(RFMClassifier(**FAST, selection=None), max_leaf_size=20),
+        RFMTreeClassifier(RFMClassifier(**FIXED), max_leaf_size=10, routing=0.1, split_samples=10),
+        RFMTreeRegressor(RFMRegressor(**FIXED)),
+        RFMTreeClassifier(RFMClassifier(**FIXED)),
+    ],
+    expected_failed_checks=expected_failures_of_trees,
+)
+def test_contract_of_trees(estimator, check):
+    check(estimator)
+
+
+@fewer_folds
+@equal_rows
+@pytest.mark.slow
+@parametrize_with_checks(
+    [
+        RFMTreeRegressor(),
+        RFMTreeClassifier(),
+        RFMTreeRegressor(RFMRegressor(**FIXED), max_leaf_size=10, routing="hard"),
+        RFMTreeRegressor(
+            RFMRegressor(kernel="laplace", alpha=(1e-2, 1.0), power=1.0, max_iter=1), max_leaf_size=50, n_jobs=1
+        ),
+    ],
+    expected_failed_checks=expected_failures_of_trees,
+)
+def test_contract_of_trees_that_take_longer(estimator, check):
     check(estimator)
