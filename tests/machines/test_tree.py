@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+from sklearn.utils import get_tags
 
 from featlearn.exceptions import DataError, FeatlearnWarning
 from featlearn.machines import tree_growth
@@ -435,6 +436,24 @@ def test_nothing_is_held_out_where_the_routing_is_given(routing, temperature):
     np.testing.assert_allclose(tree.shares(Z), shares_by_definition(tree, Z, temperature), rtol=1e-8, atol=1e-12)
 
 
+def test_leaves_too_small_to_hold_rows_out_of_are_routed_hard():
+    tree = regressor(leaf=MemoryRegressor(), max_leaf_size=10).fit(X[:18], Y[:18])
+
+    assert [leaf.n for leaf in tree.leaves_] == [len(leaf.estimator.x_) for leaf in tree.leaves_] == [9, 9]
+    assert (tree.temperature_, tree.temperatures_) == (0.0, [])
+
+
+def test_a_class_of_one_row_is_no_obstacle():
+    labels = LABELS.astype(object)
+    labels[7] = "alone"
+    leaf = RFMClassifier(kernel="laplace", alpha=(1e-2, 1.0), power=1.0, max_iter=1, selection="holdout")
+
+    for selection in ("shared", "leaf"):
+        tree = classifier(leaf=leaf, selection=selection).fit(X, labels)
+        assert tree.classes_.tolist() == ["alone", "low", "middle", "top"]
+        np.testing.assert_allclose(tree.predict_proba(Z).sum(axis=1), 1, rtol=1e-12)
+
+
 # the same answer ----------------------------------------------------------------------------------------------------
 
 
@@ -466,13 +485,23 @@ def test_two_jobs_give_the_same_tree_to_the_last_bit():
         same(regressor(split_samples=50, n_jobs=1).fit(X, Y), regressor(split_samples=50, n_jobs=2).fit(X, Y))
 
 
+@pytest.fixture
+def one_thread():
+    """Sums are made in another order by more threads, and processes have fewer each."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow  # of which nearly all is the start of the processes
+@pytest.mark.usefixtures("one_thread")
 def test_two_processes_give_the_same_tree_to_the_last_bit():
     alone = regressor(split_samples=50).fit(X, Y)
-    with joblib.parallel_config(backend="loky", n_jobs=2):
+    chances = classifier(routing="hard").fit(X, LABELS).predict_proba(Z)
+    with joblib.parallel_config(backend="loky", n_jobs=2, inner_max_num_threads=1):
         same(alone, regressor(split_samples=50).fit(X, Y))
-        chances = classifier(routing="hard").fit(X, LABELS).predict_proba(Z)
-    np.testing.assert_array_equal(chances, classifier(routing="hard").fit(X, LABELS).predict_proba(Z))
+        np.testing.assert_array_equal(classifier(routing="hard").fit(X, LABELS).predict_proba(Z), chances)
 
 
 def test_memmaps_frames_and_tensors_give_the_same_tree(tmp_path):
@@ -645,6 +674,34 @@ def test_text_columns_and_gaps_reach_splits_and_leaves():
     assert tree.score(frame, Y) > 0.7
 
 
+@pytest.mark.parametrize(
+    "columns",
+    [
+        Columns(missing="indicator"),
+        pytest.param(
+            [Columns(missing="indicator"), Columns(missing="indicator", transform="quantile")],
+            marks=pytest.mark.xfail(raises=DataError, strict=True, reason="splits ignore columns that are several"),
+        ),
+    ],
+    ids=["one", "several"],
+)
+def test_gaps_that_the_leaves_take_are_taken_by_the_splits(columns):
+    x = with_entry(np.nan)
+
+    tree = regressor(leaf=RFMRegressor(**FAST, columns=columns)).fit(x, Y)
+
+    assert len(tree.leaves_) == 4
+    assert bool(np.isfinite(tree.predict(x)).all())
+
+
+@pytest.mark.xfail(strict=True, reason="the tag asks the tree for columns, not its leaf")
+def test_the_tag_says_that_gaps_are_taken_where_the_leaf_takes_them():
+    leaf = RFMRegressor(**FAST, columns=Columns(missing="indicator"))
+
+    assert get_tags(leaf).input_tags.allow_nan
+    assert get_tags(regressor(leaf=leaf)).input_tags.allow_nan
+
+
 def with_entry(value):
     changed = X.astype(object if isinstance(value, str) else float)
     changed[7, 1] = value
@@ -721,12 +778,15 @@ def test_weights_that_are_refused(name):
         ({"selection": "auto"}, 'Got selection=\'auto\', but expected "shared" or "leaf"'),
         ({"columns": "auto"}, "Got columns='auto', but expected Columns"),
         ({"leaf": RFMClassifier()}, "expected a regressor"),
-        pytest.param(
-            {"leaf": "laplace"},
-            "expected a regressor",
-            marks=pytest.mark.xfail(
-                raises=AttributeError, strict=True, reason="what is no estimator has no tags, and that is what is said"
-            ),
+        *(
+            pytest.param(
+                {"leaf": leaf},
+                "expected a regressor",
+                marks=pytest.mark.xfail(
+                    raises=(AttributeError, TypeError), strict=True, reason="the message is scikit-learn's, about tags"
+                ),
+            )
+            for leaf in ("laplace", RFMRegressor)
         ),
     ],
 )
