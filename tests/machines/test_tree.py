@@ -17,6 +17,7 @@ from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.utils import get_tags
+from threadpoolctl import threadpool_limits
 
 from featlearn.exceptions import DataError, FeatlearnWarning
 from featlearn.machines import tree_growth
@@ -490,7 +491,8 @@ def one_thread():
     """Sums are made in another order by more threads, and processes have fewer each."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with threadpool_limits(1):  # those of numpy and scipy
+        yield
     torch.set_num_threads(before)
 
 
