@@ -2,46 +2,138 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, is_classifier, is_regressor
+from sklearn.base import ClassifierMixin, RegressorMixin, is_classifier, is_regressor
 from sklearn.dummy import DummyClassifier, DummyRegressor
-from sklearn.utils import check_random_state
-from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from .._random import generator
 from ..exceptions import DataError
 from .columns import Columns
-from .estimator import RFMBase, like
 from .rfm import RFMClassifier, RFMRegressor
-from .routing import Routing, take
-from .tables import as_table
+from .routing import take
 from .targets import ClassCoding, RegressionCoding
-from .tree_growth import Growth, Leaf, Targets, grow
-from .tree_leaves import (
-    TreeLeaf,
-    choose_temperature,
-    fit_leaf,
-    held_out,
-    mix,
-    shared_choices,
-    varies,
-)
-from .weights import as_weights
+from .tree_base import RFMTree
+from .tree_growth import Targets
+from .tree_intervals import Residuals, set_aside
+from .tree_use import ClassificationTree, RegressionTree, sliceable
 
 __all__ = ["RFMTreeClassifier", "RFMTreeRegressor"]
 
+_COMMON = """
+    For more rows than one kernel matrix can hold. A node with more than ``max_leaf_size`` rows is halved along the
+    direction v in which a kernel machine, fitted to a sample of its rows, changes most: the leading eigenvector of its
+    average gradient outer product (AGOP).
 
-class _Tree(BaseEstimator):
-    """What both trees share."""
+    .. math::
 
-    coding_: Any
+        G = \\frac1s \\sum_{i,o} \\nabla f_o(x_i) \\nabla f_o(x_i)^\\top, \\qquad
+        G v = \\lambda_{\\max} v, \\qquad x \\to \\text{left if } x^\\top v \\le b
+
+    with b the midpoint between the two distinct projections next to the median. Every leaf has a machine of its own.
+    Near the thresholds several leaves answer, each with a share:
+
+    .. math::
+
+        f(x) = \\sum_l P(l \\mid x)\\, f_l(x), \\qquad
+        P(l \\mid x) = \\prod_{j \\in \\mathrm{path}(l)} \\sigma\\Big(\\mp \\frac{x^\\top v_j - b_j}{T\\,
+        \\mathrm{IQR}_j}\\Big)
+
+    with the minus where the path goes left, and :math:`\\mathrm{IQR}_j` the interquartile range of the node's
+    projections. The most probable leaves are kept, up to .99 of the mass but at most 12.
+
+    Parameters
+    ----------
+    leaf : estimator, optional
+        Unfitted machine of every leaf, {leaf}. Default:
+        ``{machine}(kernel="rotated+coordinates", selection="holdout", max_iter=3)``. Where it has no ``random_state``
+        every leaf gets one of its own.
+    max_leaf_size : int, default=5000
+        Nodes with more rows are split. Time grows linearly with it once there are several leaves.
+    split_samples : int, default=2000
+        Random rows of a node, at most, whose machine gives its direction.
+    routing : {"soft", "hard"} or float, default="soft"
+        "soft" chooses the temperature T among 0 and 20 values from .025 to 4.5, on a tenth of the rows of every leaf,
+        at most 1,500 a leaf and about 10,000 in all, which no leaf is fitted to. "hard" is T = 0, a number is T
+        itself: nothing is held out then.
+    selection : {"shared", "leaf"}, default="shared"
+        Where the leaf has something to choose (kernel, columns, bandwidth, power, ridge, iterate): once for all leaves,
+        by one machine on ``max_leaf_size`` rows drawn from all, or anew in every leaf.
+    columns : Columns, optional
+        How columns are encoded, for the splits and for leaves that do not say. Default: the (first) ``columns`` of the
+        leaf, else ``Columns()``: standardised, text and categories as one-hot blocks.
+    {own}n_jobs : int, optional
+        Splits of a level, and leaves, that are worked on at once, through :class:`joblib.Parallel`. Any joblib backend
+        will do: under ``joblib.parallel_config(backend="dask")`` the workers of a Dask cluster fit the leaves.
+    random_state : int, RandomState or None
+        Every node and leaf draws from a generator of its own, by its place in the tree: the same seed gives the same
+        tree, whatever ``n_jobs``.
+    verbose : int, default=0
+        1 shows a progress bar.
+
+    Attributes
+    ----------
+    leaves_ : list of TreeLeaf
+        ``heap`` (place in the binary tree: 1 for the root, 2 i and 2 i + 1 for the children of i), ``depth``, ``n``
+        (rows), ``estimator`` (the fitted machine; a constant where rows or targets do not differ, or are fewer than 5)
+        and ``mean`` ({mean}).
+    nodes_ : list of TreeNode
+        The splits, the root first: ``heap``, ``depth``, ``n``, ``direction`` (v, in encoded columns), ``threshold``
+        (b), ``iqr``, ``left`` and ``right`` (place of a node, or ``-1 - l`` for leaf l). Empty for a tree of one leaf.
+    temperature_ : float
+        T; 0 is hard routing.
+    temperatures_ : list of dict
+        The mean squared error{brier} of every T on the rows held out; empty where T was not chosen.
+    routing_ : Routing
+        The splits as one function of rows, with the encoding ``routing_.columns`` of the splits.
+    feature_importances_ : array of shape (d,)
+        Mean of those of the leaves, weighted by their rows; constant leaves do not count.
+    coding_ :
+        What turns targets into numbers and back.
+    {attributes}n_features_in_, feature_names_in_ :
+        As everywhere in scikit-learn.
+
+    Notes
+    -----
+    Every level of the tree costs ``2 n p`` flops for the projections, and each of its nodes ``s^3 / 3 + 4 s^2 p`` for
+    the direction; a leaf costs what its machine costs. With leaves of at most m rows that is some ``n / m`` fits to m
+    rows: linear in n, where a single machine is quadratic or cubic.
+
+    X is read in chunks of rows and never copied as a whole, so it can be a ``numpy.memmap`` larger than memory. Held
+    are y, one index a row, one leaf at a time per worker, and the fitted leaves: some ``8 n (k + C)`` bytes, or half of
+    that in single precision, for kernels that see k columns.
+
+    A tree of one leaf predicts what the machine alone would, fitted to the same rows. Leaves see fewer rows than one
+    machine would: a tree is worth it where that one is out of reach.
+
+    The design of the tree (splits, mixing, temperature) is this package's own; the machine in a leaf is published.
+
+    References
+    ----------
+    Radhakrishnan, Beaglehole, Pandit, Belkin (2024). Mechanism for feature learning in neural networks and
+    backpropagation-free machine learning models. Science 383. arXiv:2212.13881.
+
+    {references}Examples
+    --------
+    {example}
+"""
+
+
+def _document(cls: type, **parts: str) -> None:
+    """Complete the one line of a class with what both have in common."""
+    text = _COMMON
+    for name, part in parts.items():
+        text = text.replace("{" + name + "}", part)
+    cls.__doc__ = f"{cls.__doc__}\n{text}"
+
+
+class RFMTreeRegressor(RegressorMixin, RegressionTree, RFMTree):
+    """A tree with a recursive feature machine in every leaf, for regression."""
+
+    _kind = "a regressor, such as RFMRegressor()"
 
     def __init__(
         self,
@@ -52,236 +144,16 @@ class _Tree(BaseEstimator):
         routing: Any = "soft",
         selection: str = "shared",
         columns: Columns | None = None,
+        intervals: str | None = None,
         n_jobs: int | None = None,
         random_state: Any = None,
         verbose: int = 0,
     ) -> None:
-        self.leaf = leaf
-        self.max_leaf_size = max_leaf_size
-        self.split_samples = split_samples
-        self.routing = routing
-        self.selection = selection
-        self.columns = columns
-        self.n_jobs = n_jobs
-        self.random_state = random_state
-        self.verbose = verbose
-
-    # fitting ------------------------------------------------------------------------------------------------------
-
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Grow the tree, fit a machine to every leaf, and choose how soft the routing is.
-
-        Parameters
-        ----------
-        X : array, memmap, DataFrame or Tensor of shape (n, d)
-            Read in chunks of rows; no copy of the whole is made.
-        y : array of shape (n,); for regression (n, C) too
-        sample_weight : array of shape (n,), optional
-            2 means that the row was given twice, 0 that it was left out; the sizes of nodes count rows.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        DataError
-            For data or parameters that cannot be used, before any work.
-        """
-        leaf = self._checked_leaf()
-        n = as_table(X).n_rows
-        validate_data(self, X, skip_check_array=True, reset=True)
-        X, weights, seed = _sliceable(X), as_weights(sample_weight, n), self._seed()
-        self.coding_, targets = self._targets(y, n, weights)
-        rows = torch.arange(n) if weights is None else weights.nonzero()[:, 0]
-        columns = self._columns(leaf).fit(X, weights)
-        rule = Growth(int(self.max_leaf_size), int(self.split_samples), seed)
-        nodes, parts = grow(X, columns, targets, weights, rows, rule, self._runner)
-        self.nodes_, self.routing_ = nodes, Routing(columns, nodes)
-        held = [rows[:0]] * len(parts)
-        if nodes and self.routing == "soft":
-            held = [held_out(part.rows, part.heap, len(parts), seed) for part in parts]
-        shared: dict[str, Any] = {}
-        if nodes and self.selection == "shared":
-            shared = self._pilot(leaf, X, targets, weights, rows, seed)
-        machines = self._runner(self._leaf_tasks(leaf, shared, X, targets, weights, parts, held, seed))
-        self.leaves_ = [
-            TreeLeaf(part.heap, part.depth, len(part.rows), machine)
-            for part, machine in zip(parts, machines, strict=True)
-        ]
-        self._set_temperature(X, targets, weights, torch.cat(held).sort().values)
-        return self
-
-    def _checked_leaf(self) -> Any:
-        """The unfitted leaf; DataError for parameters that cannot be used."""
-        for name, least in (("max_leaf_size", 10), ("split_samples", 10)):
-            value = getattr(self, name)
-            if not _is_whole(value) or value < least:
-                raise DataError(f"Got {name}={value!r}, but expected a whole number of at least {least}.")
-        if self.routing not in ("soft", "hard") and not _is_temperature(self.routing):
-            raise DataError(f'Got routing={self.routing!r}, but expected "soft", "hard" or a temperature >= 0.')
-        if self.selection not in ("shared", "leaf"):
-            raise DataError(f'Got selection={self.selection!r}, but expected "shared" or "leaf".')
-        if self.columns is not None and not isinstance(self.columns, Columns):
-            raise DataError(f"Got columns={self.columns!r}, but expected Columns(...) or None.")
-        leaf = self._default_leaf() if self.leaf is None else self.leaf
-        self._check_kind(leaf)
-        if self.columns is not None and isinstance(leaf, RFMBase) and leaf.columns is None:
-            return type(leaf)(**{**leaf.get_params(deep=False), "columns": self.columns})
-        return leaf
-
-    def _columns(self, leaf: Any) -> Columns:
-        """How rows are encoded for the splits."""
-        own = leaf.columns if self.columns is None and isinstance(leaf, RFMBase) else self.columns
-        return own if isinstance(own, Columns) else Columns()
-
-    def _seed(self) -> int:
-        if _is_whole(self.random_state):
-            return int(self.random_state)
-        return int(check_random_state(self.random_state).randint(2**31 - 1))
-
-    def _runner(self, tasks: Iterable[tuple[Callable[..., Any], tuple[Any, ...]]]) -> list[Any]:
-        if self.verbose:
-            from rich.progress import track
-
-            tasks = track(list(tasks), description="Tree")
-        return list(Parallel(n_jobs=self.n_jobs)(delayed(function)(*arguments) for function, arguments in tasks))
-
-    def _pilot(
-        self, leaf: Any, X: Any, targets: Targets, weights: Tensor | None, rows: Tensor, seed: int
-    ) -> dict[str, Any]:
-        """What a machine with the rows of one leaf, drawn from all of them, chooses for all leaves."""
-        if not isinstance(leaf, RFMBase) or leaf.selection is None:
-            return {}
-        order = torch.randperm(len(rows), generator=generator(seed, "pilot"))
-        drawn = rows[order[: int(self.max_leaf_size)].sort().values]
-        if targets.constant(drawn):
-            return {}
-        parameters = self._own_seed(leaf, 0, seed)
-        return shared_choices(fit_leaf(leaf, parameters, *self._rows(X, targets, weights, drawn)))
-
-    def _leaf_tasks(
-        self,
-        leaf: Any,
-        shared: dict[str, Any],
-        X: Any,
-        targets: Targets,
-        weights: Tensor | None,
-        parts: list[Leaf],
-        held: list[Tensor],
-        seed: int,
-    ) -> Iterable[tuple[Callable[..., Any], tuple[Any, ...]]]:
-        """One fit a leaf; its rows are read when its turn comes."""
-        for part, aside in zip(parts, held, strict=True):
-            rows = part.rows[~torch.isin(part.rows, aside)]
-            own = self._rows(X, targets, weights, rows)
-            if varies(self.routing_.columns.transform(own[0]), targets, rows):
-                yield fit_leaf, (leaf, {**shared, **self._own_seed(leaf, part.heap, seed)}, *own)
-            else:
-                yield fit_leaf, (self._constant(), {}, *own)
-
-    def _own_seed(self, leaf: Any, heap: int, seed: int) -> dict[str, Any]:
-        """A random_state for a leaf that asks for one and has none."""
-        if "random_state" not in leaf.get_params() or leaf.random_state is not None:
-            return {}
-        return {"random_state": int(torch.randint(2**31 - 1, (), generator=generator(seed, "leaf", heap)))}
-
-    def _rows(
-        self, X: Any, targets: Targets, weights: Tensor | None, rows: Tensor
-    ) -> tuple[Any, NDArray[Any], NDArray[Any] | None]:
-        """Rows of X, of y as the user gave it, and of the weights."""
-        return take(X, rows), self._decoded(targets.values[rows]), None if weights is None else weights[rows].numpy()
-
-    def _set_temperature(self, X: Any, targets: Targets, weights: Tensor | None, held: Tensor) -> None:
-        self.temperatures_: list[dict[str, float]] = []
-        self.temperature_ = 0.0 if isinstance(self.routing, str) else float(self.routing)
-        if len(held):
-            own = None if weights is None else weights[held]
-            self.temperature_, self.temperatures_ = choose_temperature(
-                self.routing_, self.leaves_, take(X, held), targets.coded(held), own, self._classes()
-            )
-
-    # what the two differ in ---------------------------------------------------------------------------------------
-
-    def _default_leaf(self) -> Any:
-        raise NotImplementedError
-
-    def _constant(self) -> Any:
-        raise NotImplementedError
-
-    def _check_kind(self, leaf: Any) -> None:
-        raise NotImplementedError
-
-    def _targets(self, y: Any, n: int, weights: Tensor | None) -> tuple[Any, Targets]:
-        raise NotImplementedError
-
-    def _decoded(self, values: Tensor) -> NDArray[Any]:
-        raise NotImplementedError
-
-    def _classes(self) -> NDArray[Any] | None:
-        raise NotImplementedError
-
-    def _width(self) -> int:
-        raise NotImplementedError
-
-    # use ----------------------------------------------------------------------------------------------------------
-
-    def leaf_of(self, X: Any) -> NDArray[np.int64]:
-        """Place among ``leaves_`` (m,) of the leaf on whose side of every threshold a row lies."""
-        X = self._check_rows(X)
-        routing = self.routing_
-        places = [routing.leaf_of(routing.projections(take(X, rows))) for rows in routing.chunks(X)]
-        return torch.cat(places).numpy()
-
-    def shares(self, X: Any) -> NDArray[np.float64]:
-        """Shares (m, L) of the leaves in the predictions of the rows of X; rows add to 1, at most 12 are not 0."""
-        X = self._check_rows(X)
-        routing = self.routing_
-        parts = [routing.shares(routing.projections(take(X, rows)), self.temperature_) for rows in routing.chunks(X)]
-        return torch.cat(parts).numpy()
-
-    @property
-    def feature_importances_(self) -> NDArray[np.float64]:
-        """Mean (d,) of the importances of the leaves, weighted by their rows; a constant leaf has none."""
-        check_is_fitted(self)
-        total, size = np.zeros(self.n_features_in_), 0
-        for leaf in self.leaves_:
-            if not isinstance(leaf.estimator, DummyRegressor | DummyClassifier):
-                total += leaf.n * np.asarray(torch.as_tensor(leaf.estimator.feature_importances_).cpu())
-                size += leaf.n
-        return total / size if size else total
-
-    def _mixed(self, X: Any) -> Tensor:
-        """Predictions (m, C), float64."""
-        X = self._check_rows(X)
-        routing, classes, width = self.routing_, self._classes(), self._width()
-        chunks = []
-        for rows in routing.chunks(X):
-            part = take(X, rows)
-            shares = routing.shares(routing.projections(part), self.temperature_)
-            chunks.append(mix(shares, part, self.leaves_, classes, width))
-        return torch.cat(chunks)
-
-    def _check_rows(self, X: Any) -> Any:
-        check_is_fitted(self)
-        as_table(X)  # refuses what is no table
-        validate_data(self, X, skip_check_array=True, reset=False)
-        return _sliceable(X)
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = isinstance(self.columns, Columns) and self.columns.missing == "indicator"
-        tags.input_tags.string = True
-        tags.input_tags.categorical = True
-        return tags
-
-
-class RFMTreeRegressor(RegressorMixin, _Tree):
-    """A tree with a recursive feature machine in every leaf, for regression."""
-
-    def predict(self, X: Any) -> Any:
-        """Predictions (m,) or (m, C), of the kind of X."""
-        return _like(X, self.coding_.decode(self._mixed(X)))
+        super().__init__(
+            leaf, max_leaf_size=max_leaf_size, split_samples=split_samples, routing=routing, selection=selection,
+            columns=columns, n_jobs=n_jobs, random_state=random_state, verbose=verbose,
+        )  # fmt: skip
+        self.intervals = intervals
 
     def _default_leaf(self) -> Any:
         return RFMRegressor(kernel="rotated+coordinates", selection="holdout", max_iter=3)
@@ -289,9 +161,17 @@ class RFMTreeRegressor(RegressorMixin, _Tree):
     def _constant(self) -> Any:
         return DummyRegressor()
 
-    def _check_kind(self, leaf: Any) -> None:
-        if not is_regressor(leaf):
-            raise DataError(f"Got leaf={leaf!r}, but expected a regressor, such as RFMRegressor().")
+    def _is_kind(self, leaf: Any) -> bool:
+        return bool(is_regressor(leaf))
+
+    def _check_own(self) -> None:
+        if self.intervals == "cv_plus":
+            raise DataError(
+                'Got intervals="cv_plus", but a tree offers "split" alone: the other takes five more trees, and '
+                'compares every row to predict with every training row. Pass intervals="split".'
+            )
+        if self.intervals not in (None, "split"):
+            raise DataError(f'Got intervals={self.intervals!r}, but expected None or "split".')
 
     def _targets(self, y: Any, n: int, weights: Tensor | None) -> tuple[RegressionCoding, Targets]:
         coding = RegressionCoding.fit(y, n, weights, center=False)
@@ -300,11 +180,23 @@ class RFMTreeRegressor(RegressorMixin, _Tree):
     def _decoded(self, values: Tensor) -> NDArray[Any]:
         return np.asarray(self.coding_.decode(values))
 
-    def _classes(self) -> None:
-        return None
+    def _set_aside(self, rows: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        if self.intervals is None:
+            return rows, rows[:0]
+        aside = set_aside(rows, seed)
+        kept = rows[~torch.isin(rows, aside)]
+        if len(kept) < 2:
+            raise DataError(
+                f'Got {len(rows)} row(s) with weight, but intervals="split" sets a fifth aside and needs 2 others.'
+            )
+        return kept, aside
 
-    def _width(self) -> int:
-        return len(self.coding_.mean)
+    def _calibrate(self, X: Any, targets: Targets, aside: Tensor) -> None:
+        self.residuals_ = None
+        if len(aside):
+            rows = take(X, aside)
+            found = targets.coded(aside) - self._mixed(rows)
+            self.residuals_ = Residuals.of(found, self._leaf_of(rows), len(self.leaves_))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -312,21 +204,10 @@ class RFMTreeRegressor(RegressorMixin, _Tree):
         return tags
 
 
-class RFMTreeClassifier(ClassifierMixin, _Tree):
+class RFMTreeClassifier(ClassifierMixin, ClassificationTree, RFMTree):
     """A tree with a recursive feature machine in every leaf, for classification."""
 
-    @property
-    def classes_(self) -> NDArray[Any]:
-        """Labels (K,), ascending."""
-        return np.asarray(self.coding_.classes)
-
-    def predict(self, X: Any) -> NDArray[Any]:
-        """Labels (m,) of the largest probability; ties go to the first class."""
-        return np.asarray(self.classes_[self._mixed(X).numpy().argmax(axis=1)])
-
-    def predict_proba(self, X: Any) -> Any:
-        """Probabilities (m, K): those of the leaves, by their shares."""
-        return _like(X, self._mixed(X))
+    _kind = "a classifier with predict_proba, such as RFMClassifier()"
 
     def _default_leaf(self) -> Any:
         return RFMClassifier(kernel="rotated+coordinates", selection="holdout", max_iter=3)
@@ -334,46 +215,66 @@ class RFMTreeClassifier(ClassifierMixin, _Tree):
     def _constant(self) -> Any:
         return DummyClassifier()
 
-    def _check_kind(self, leaf: Any) -> None:
-        if not is_classifier(leaf) or not hasattr(leaf, "predict_proba"):
-            raise DataError(
-                f"Got leaf={leaf!r}, but expected a classifier with predict_proba, such as RFMClassifier()."
-            )
+    def _is_kind(self, leaf: Any) -> bool:
+        return bool(is_classifier(leaf)) and hasattr(leaf, "predict_proba")
 
     def _targets(self, y: Any, n: int, weights: Tensor | None) -> tuple[ClassCoding, Targets]:
         coding = ClassCoding.fit(y, n, weights)
         there = torch.arange(n) if weights is None else weights.nonzero()[:, 0]
         labels = torch.zeros(n, dtype=torch.int64)
-        labels[there] = coding.indices(take(_sliceable(y), there), len(there))
+        labels[there] = coding.indices(take(sliceable(y), there), len(there))
         return coding, Targets(labels, len(coding.classes))
 
     def _decoded(self, values: Tensor) -> NDArray[Any]:
         return np.asarray(self.classes_[values.numpy()])
 
-    def _classes(self) -> NDArray[Any]:
-        return self.classes_
 
-    def _width(self) -> int:
-        return len(self.classes_)
+_document(
+    RFMTreeRegressor,
+    leaf="any regressor",
+    machine="RFMRegressor",
+    mean="of the targets",
+    brier="",
+    own="""intervals : {"split"}, optional
+        Prepare ``predict_interval``: a fifth of the rows is set aside before anything else. One half of them gives
+        every leaf the median of its absolute residuals as a unit, the other half the quantile in these units, so that
+        widths follow the leaves and the coverage is guaranteed. ``"cv_plus"`` is not offered for trees.
+    """,
+    attributes="""residuals_ : Residuals or None
+        Of the rows set aside for intervals.
+    """,
+    references="""Lei, G'Sell, Rinaldo, Tibshirani, Wasserman (2018). Distribution-free predictive inference for
+    regression. Journal of the American Statistical Association 113.
 
-
-def _sliceable(X: Any) -> Any:
-    """X, or an array where it is a sequence; text among numbers keeps the numbers."""
-    if hasattr(X, "shape"):
-        return X
-    array = np.asarray(X)
-    return np.array(X, dtype=object) if array.dtype.kind == "U" else array
-
-
-def _like(X: Any, values: Tensor) -> Any:
-    """Values of the kind and precision of X."""
-    return like(X, values.float() if getattr(X, "dtype", None) == np.float32 else values)
-
-
-def _is_temperature(value: Any) -> bool:
-    real = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    return real and bool(0 <= value < np.inf)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+    """,
+    example=""">>> import numpy as np
+    >>> from featlearn import RFMRegressor, RFMTreeRegressor
+    >>> X = np.random.default_rng(0).normal(size=(400, 4))
+    >>> y = np.where(X[:, 0] > 0, X[:, 1], np.sin(2 * X[:, 2]))
+    >>> leaf = RFMRegressor(kernel="laplace", alpha=1e-2, max_iter=2, selection=None)
+    >>> tree = RFMTreeRegressor(leaf, max_leaf_size=100, random_state=0).fit(X, y)
+    >>> len(tree.leaves_), tree.predict(X[:2]).shape
+    (4, (2,))
+    >>> bool(tree.feature_importances_[3] < 0.1)
+    True""",
+)
+_document(
+    RFMTreeClassifier,
+    leaf="any classifier with ``predict_proba``",
+    machine="RFMClassifier",
+    mean="the shares of the classes",
+    brier=" of the probabilities (Brier score)",
+    own="",
+    attributes="""classes_ : array of shape (K,)
+        Labels, ascending.
+    """,
+    references="",
+    example=""">>> import numpy as np
+    >>> from featlearn import RFMClassifier, RFMTreeClassifier
+    >>> X = np.random.default_rng(0).normal(size=(400, 4))
+    >>> y = np.where(X[:, 0] * X[:, 1] > 0, "same", "other")
+    >>> leaf = RFMClassifier(kernel="laplace", alpha=1e-2, max_iter=2, selection=None)
+    >>> tree = RFMTreeClassifier(leaf, max_leaf_size=100, random_state=0).fit(X, y)
+    >>> len(tree.leaves_), tree.predict_proba(X[:2]).shape
+    (4, (2, 2))""",
+)

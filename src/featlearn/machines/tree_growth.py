@@ -54,6 +54,14 @@ class Targets:
         first = self.values[rows[0]]
         return all(bool((self.values[part] == first).all()) for part in rows.split(65_536))
 
+    def mean(self, rows: Tensor, weights: Tensor | None) -> Tensor:
+        """Weighted mean (C,) of these rows; the share of every class."""
+        own = None if weights is None else weights[rows]
+        if not self.n_classes:
+            return weighted_mean(self.values[rows], own)
+        mass = torch.bincount(self.values[rows], own, minlength=self.n_classes).double()
+        return mass / mass.sum()
+
     def coded(self, rows: Tensor) -> Tensor:
         """Targets (m, C), float64."""
         values = self.values[rows]

@@ -43,12 +43,15 @@ class TreeLeaf:
     estimator : estimator
         The machine; a :class:`~sklearn.dummy.DummyRegressor` or :class:`~sklearn.dummy.DummyClassifier` where the
         targets or the rows of the leaf do not differ, or are fewer than 5.
+    mean : Tensor of shape (C,), float64
+        Of the targets of those rows, weighted; the shares of the classes.
     """
 
     heap: int
     depth: int
     n: int
     estimator: Any
+    mean: Tensor
 
 
 def held_out(rows: Tensor, heap: int, n_leaves: int, random_state: int) -> Tensor:
