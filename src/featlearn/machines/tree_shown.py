@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from .. import __version__
+from .columns import FittedColumns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,22 +53,24 @@ def describe_tree(tree: Any) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``machine`` and ``task``; ``rows`` (in leaves), ``features`` (names), ``encoded`` (numbers a row), ``outputs``
-        or ``classes``; ``nodes``, the root first (``heap``, ``depth``, ``rows``, ``direction`` (d) among the input
-        columns per standard deviation, ``threshold``, ``iqr``, ``left``, ``right``: place of a node, or -1 - l for
-        leaf l); ``leaves`` (``heap``, ``depth``, ``rows``, ``mean`` of the targets or shares of the classes (C),
-        ``machine``, ``chosen``: kernel, columns, alpha, power, iteration, None for other machines);
-        ``temperature``, ``temperatures`` (score of each), ``importances`` (d), ``intervals``, ``provenance``.
+        ``machine`` and ``task``; ``rows`` (in leaves); ``features`` (names), ``unordered`` (those of categories, whose
+        entries in a direction have no sign), ``encoded`` (numbers a row); ``outputs`` or ``classes``; ``nodes``, the
+        root first (``heap``, ``depth``, ``rows``, ``direction`` (d) among the input columns per standard deviation,
+        ``threshold``, ``iqr``, ``left``, ``right``: place of a node, or -1 - l for leaf l); ``leaves`` (``heap``,
+        ``depth``, ``rows``, ``mean`` of the targets or shares of the classes (C), ``machine``, ``chosen``: kernel,
+        columns, alpha, power, iteration, None for other machines); ``temperature``, ``temperatures`` (score of each);
+        ``importances`` (d); ``intervals``; ``provenance``.
     """
     columns, nodes = tree.routing_.columns, tree.nodes_
     names = columns.feature_names or tuple(f"x{j}" for j in range(columns.n_features_in))
     classes = getattr(tree, "classes_", None)
-    directions = columns.input_directions(torch.stack([node.direction for node in nodes]).mT) if nodes else ()
+    signed = columns.input_of[: int(columns.numeric.kept.sum())].tolist()
     return {
         "machine": type(tree).__name__,
         "task": "regression" if classes is None else "classification",
         "rows": sum(leaf.n for leaf in tree.leaves_),
         "features": list(names),
+        "unordered": [names[j] for j in sorted(set(columns.input_of.tolist()) - set(signed))],
         "encoded": len(columns.names),
         "outputs": len(tree.leaves_[0].mean),
         "classes": None if classes is None else [_label(label) for label in classes.tolist()],
@@ -75,13 +79,13 @@ def describe_tree(tree: Any) -> dict[str, Any]:
                 "heap": node.heap,
                 "depth": node.depth,
                 "rows": node.n,
-                "direction": direction.tolist(),
+                "direction": _among_inputs(columns, node.direction).tolist(),
                 "threshold": float(node.threshold),
                 "iqr": float(node.iqr),
                 "left": node.left,
                 "right": node.right,
             }
-            for node, direction in zip(nodes, directions, strict=True)
+            for node in nodes
         ],
         "leaves": [
             {
@@ -108,6 +112,18 @@ def describe_tree(tree: Any) -> dict[str, Any]:
             },
         },
     }
+
+
+def _among_inputs(columns: FittedColumns, direction: Tensor) -> Tensor:
+    """A direction (p,) among the input columns (d,), with the signs that it has: more of a "+" column goes right."""
+    found = columns.input_directions(direction[:, None])[0]
+    numbers = (direction * columns.spread.to(direction))[: int(columns.numeric.kept.sum())]
+    if bool(numbers.any()):
+        largest = int(numbers.abs().argmax())
+        signed = columns.input_of[: len(numbers)]
+        if float(found[signed[largest]] * numbers[largest]) < 0:  # turned, so that its largest entry be positive
+            found[signed] = -found[signed]
+    return found
 
 
 def _chosen(machine: Any) -> dict[str, Any] | None:

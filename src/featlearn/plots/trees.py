@@ -38,9 +38,9 @@ def plot_tree(tree: Mapping[str, Any], ax: Axes | None = None, *, max_depth: int
     """Splits and leaves from the root, on the left, down to ``max_depth``.
 
     A split shows its rows and its strongest input columns with their entries in the direction, per standard deviation:
-    more of a "+" column, and less of a "-" column, leads up. A leaf shows its rows with the mean of their targets, and
-    where it lies among the means of all leaves; or the largest share of a class. Splits that are deeper are
-    drawn with all their leaves as one box.
+    more of a "+" column, and less of a "-" column, leads up; columns of categories have no sign. A leaf shows its rows
+    with the mean of their targets, and where it lies among the means of all leaves; or the largest share of a class.
+    Splits that are deeper are drawn with all their leaves as one box.
 
     Parameters
     ----------
@@ -92,19 +92,23 @@ def _boxes(tree: Mapping[str, Any], max_depth: int) -> tuple[_Box, int]:
         # Rows of the figure are counted from below.
         children = tuple(box(nodes[place][side], depth + 1) for side in ("left", "right"))
         middle = (children[0].row + children[1].row) / 2
-        return _Box(depth, middle, _split_lines(nodes[place], tree["features"]), children)
+        return _Box(depth, middle, _split_lines(nodes[place], tree), children)
 
     root = box(0 if nodes else -1, 0)
     return root, ends
 
 
-def _split_lines(node: Mapping[str, Any], features: Sequence[str]) -> list[OffsetBox]:
+def _split_lines(node: Mapping[str, Any], tree: Mapping[str, Any]) -> list[OffsetBox]:
+    features, unordered = tree["features"], set(tree.get("unordered", ()))
     direction = np.asarray(node["direction"], dtype=np.float64)
     order = np.argsort(-np.abs(direction), kind="stable")[:COLUMNS]
     shown = [j for j in order if abs(direction[j]) >= WEAK * abs(direction[order[0]])]
     lines: list[OffsetBox] = [_line(f"{node['rows']:,} rows", MUTED)]
     for j in shown:
-        sign, color = ("+", ALIGNMENT) if direction[j] >= 0 else ("\N{MINUS SIGN}", CENTERED)
+        if features[j] in unordered:
+            sign, color = "\N{FIGURE SPACE}", INK  # levels have no order, so that neither up nor down is more of it
+        else:
+            sign, color = ("+", ALIGNMENT) if direction[j] >= 0 else ("\N{MINUS SIGN}", CENTERED)
         lines.append(_line(f"{sign}{abs(direction[j]):.2f} {_short(features[j])}", color))
     return lines
 
