@@ -37,12 +37,24 @@ from .categories import CategoryBlock
 from .columns import Columns, FittedColumns
 from .estimator import like
 from .intervals import cv_plus_interval, split_interval
+from .loaded_tree import (
+    ConstantClassifier,
+    ConstantRegressor,
+    LoadedTree,
+    LoadedTreeClassifier,
+    LoadedTreeRegressor,
+    loaded_tree,
+)
 from .numeric import NumericBlock
 from .packing import Classes, Packer, unpack
 from .predictor import Predictor
+from .routing import Routing, TreeNode
 from .shown import Shown
 from .targets import ClassCoding, RegressionCoding
 from .transforms import RankCurves, RobustCurves
+from .tree_base import RFMTree
+from .tree_intervals import Residuals
+from .tree_leaves import TreeLeaf
 
 __all__ = ["FORMAT", "VERSION", "LoadedClassifier", "LoadedMachine", "LoadedRegressor", "load", "save_machine"]
 
@@ -165,9 +177,10 @@ class LoadedClassifier(LoadedMachine):
 _CLASSES: Classes = {
     cls.__name__: cls
     for cls in (
-        ArcCosNTK, Blend, CategoryBlock, ClassCoding, ColumnWarp, Columns, FittedColumns, GaussianKernel, LaplaceKernel,
-        LoadedClassifier, LoadedRegressor, LpqKernel, MeanKernel, Metric, NumericBlock, Predictor, QuadraticKernel,
-        RankCurves, RegressionCoding, RobustCurves,
+        ArcCosNTK, Blend, CategoryBlock, ClassCoding, ColumnWarp, Columns, ConstantClassifier, ConstantRegressor,
+        FittedColumns, GaussianKernel, LaplaceKernel, LoadedClassifier, LoadedRegressor, LoadedTreeClassifier,
+        LoadedTreeRegressor, LpqKernel, MeanKernel, Metric, NumericBlock, Predictor, QuadraticKernel, RankCurves,
+        RegressionCoding, Residuals, RobustCurves, Routing, TreeLeaf, TreeNode,
     )
 }  # fmt: skip
 
@@ -177,7 +190,7 @@ def save_machine(estimator: Any, path: str | PathLike[str], *, told: Mapping[str
 
     Parameters
     ----------
-    estimator : RFMRegressor or RFMClassifier
+    estimator : RFMRegressor, RFMClassifier, RFMTreeRegressor or RFMTreeClassifier
         Fitted.
     path : path-like
         Its folder must exist. An earlier file is replaced in one step.
@@ -189,7 +202,7 @@ def save_machine(estimator: Any, path: str | PathLike[str], *, told: Mapping[str
     NotFittedError
         Before ``fit``.
     ModelError
-        A kernel that is not of this package.
+        A kernel that is not of this package; a leaf of a tree that is neither its machine nor a constant.
     OSError
         The file cannot be written; an earlier one is then left as it was.
 
@@ -206,7 +219,7 @@ def save_machine(estimator: Any, path: str | PathLike[str], *, told: Mapping[str
     _write(Path(os.path.realpath(path)), safetensors.torch.save(packer.tensors, header), path)
 
 
-def load(path: str | PathLike[str]) -> LoadedRegressor | LoadedClassifier:
+def load(path: str | PathLike[str]) -> Any:
     """The machine that ``export`` wrote, ready to predict, on the processor.
 
     Parameters
@@ -215,7 +228,7 @@ def load(path: str | PathLike[str]) -> LoadedRegressor | LoadedClassifier:
 
     Returns
     -------
-    LoadedRegressor or LoadedClassifier
+    LoadedRegressor, LoadedClassifier, LoadedTreeRegressor or LoadedTreeClassifier
         Its predictions are those of the exported machine, to the last bit on the same computer.
 
     Raises
@@ -253,10 +266,7 @@ def load(path: str | PathLike[str]) -> LoadedRegressor | LoadedClassifier:
         ) from error
     try:
         machine = unpack(plain, tensors, _CLASSES)
-        if not isinstance(machine, LoadedRegressor | LoadedClassifier):
-            raise TypeError(f"it holds {type(machine).__name__}")
-        for predictor in machine.blend.members:
-            predictor.of_encoded(predictor.dual.new_zeros(1, len(predictor.columns.names)))
+        _try(machine)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ModelError(
             f"Got {os.fspath(path)}, whose contents do not fit together ({type(error).__name__}: {error}), but "
@@ -265,7 +275,23 @@ def load(path: str | PathLike[str]) -> LoadedRegressor | LoadedClassifier:
     return machine
 
 
-def _loaded(estimator: Any, told: Mapping[str, Any] | None) -> LoadedMachine:
+def _try(machine: Any) -> None:
+    """Predict once, so that parts that do not fit fail here; TypeError for what is no machine."""
+    if isinstance(machine, LoadedTree):
+        machine.check()
+        for leaf in machine.leaves_:
+            if not isinstance(leaf.estimator, ConstantRegressor | ConstantClassifier):
+                _try(leaf.estimator)
+    elif isinstance(machine, LoadedRegressor | LoadedClassifier):
+        for predictor in machine.blend.members:
+            predictor.of_encoded(predictor.dual.new_zeros(1, len(predictor.columns.names)))
+    else:
+        raise TypeError(f"it holds {type(machine).__name__}")
+
+
+def _loaded(estimator: Any, told: Mapping[str, Any] | None) -> LoadedMachine | LoadedTree:
+    if isinstance(estimator, RFMTree):
+        return loaded_tree(estimator, told, _loaded)
     blend, coding = estimator.blend_, estimator.coding_
     told = dict(estimator.to_dict() if told is None else told)
     if isinstance(coding, ClassCoding):
@@ -283,7 +309,7 @@ def _content(header: dict[str, str], path: str | PathLike[str]) -> Any:
     if header.get("format") != FORMAT:
         raise ModelError(
             f"Got {os.fspath(path)}, which holds tensors but no machine, but expected a file that "
-            "RFMRegressor.export or RFMClassifier.export wrote."
+            "export of a machine or a tree wrote."
         )
     version = header.get("version", "")
     if version != str(VERSION):

@@ -59,11 +59,12 @@ def describe_tree(tree: Any) -> dict[str, Any]:
         ``threshold``, ``iqr``, ``left``, ``right``: place of a node, or -1 - l for leaf l); ``leaves`` (``heap``,
         ``depth``, ``rows``, ``mean`` of the targets or shares of the classes (C), ``machine``, ``chosen``: kernel,
         columns, alpha, power, iteration, None for other machines); ``temperature``, ``temperatures`` (score of each);
-        ``importances`` (d); ``intervals``; ``provenance``.
+        ``importances`` (d), None where leaves have none; ``intervals``; ``provenance``.
     """
     columns, nodes = tree.routing_.columns, tree.nodes_
     names = columns.feature_names or tuple(f"x{j}" for j in range(columns.n_features_in))
     classes = getattr(tree, "classes_", None)
+    importances = getattr(tree, "feature_importances_", None)
     signed = columns.input_of[: int(columns.numeric.kept.sum())].tolist()
     return {
         "machine": type(tree).__name__,
@@ -100,7 +101,7 @@ def describe_tree(tree: Any) -> dict[str, Any]:
         ],
         "temperature": float(tree.temperature_),
         "temperatures": [dict(entry) for entry in tree.temperatures_],
-        "importances": [float(value) for value in tree.feature_importances_],
+        "importances": None if importances is None else [float(value) for value in importances],
         "intervals": getattr(tree, "intervals", None),
         "provenance": {
             "random_state": int(tree.random_state) if isinstance(tree.random_state, int | np.integer) else None,
