@@ -41,7 +41,7 @@ doctest: $(VENV)/.installed-dev ## the examples in the docstrings
 docs: $(VENV)/.installed-docs ## HTML pages in docs/_build/html, examples run
 	$(RUN) $(BIN)/python -m sphinx -b html -W --keep-going docs docs/_build/html
 
-benchmarks: $(VENV)/.installed ## every claim about speed and memory, one JSON each
+benchmarks: $(VENV)/.installed-benchmarks ## every claim about speed and memory, one JSON each
 	for claim in benchmarks/*_*.py; do $(RUN) $(BIN)/python $$claim || exit 1; done
 
 check: test lint types imports doctest ## what CI runs
@@ -66,4 +66,8 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[docs]'
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-benchmarks: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[benchmarks]'
 	@touch $(VENV)/.installed $@

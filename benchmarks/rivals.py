@@ -1,6 +1,6 @@
-"""Accuracy and time of other libraries' defaults on the sets of `tabular_sets.py`, one JSON line a fit.
+"""Accuracy and time of other libraries' defaults on the sets of `tables.py`, one JSON line a fit.
 
-    OMP_NUM_THREADS=1 python benchmarks/tabular_rivals.py rivals.jsonl
+    OMP_NUM_THREADS=1 python benchmarks/rivals.py rivals.jsonl
 
 Needs lightgbm, xgboost, catboost and xrfm==0.4.5 beside scikit-learn. What the file already holds is skipped, so a run
 can be stopped and started again. Each fit runs in a process of its own: one that dies leaves a line with "failure".
@@ -31,7 +31,7 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
-from tabular_sets import NAMES, SPLITS, TabularSet, load
+from tables import NAMES, SPLITS, TabularSet, load
 
 KERNEL_RIDGE_ROWS = 10_000
 XRFM_SECONDS = 900  # a set whose first fit takes longer gets no second one
@@ -220,7 +220,9 @@ def jobs() -> Iterator[tuple[str, int, str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Fit every rival with its defaults; append one JSON line a fit.")
     parser.add_argument("records", type=Path)
-    path = parser.parse_args().records
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS)
+    arguments = parser.parse_args()
+    path = arguments.records
     if "OMP_NUM_THREADS" not in os.environ:
         raise SystemExit("OMP_NUM_THREADS is unset, but expected the number of threads for every method: set it.")
     threads = int(os.environ["OMP_NUM_THREADS"])
@@ -230,7 +232,7 @@ def main() -> None:
         first = done.get((name, 0, method), {})
         if method == "xrfm" and split and ("failure" in first or first.get("fit_seconds", 0) > XRFM_SECONDS):
             continue
-        if (name, split, method) in done:
+        if (name, split, method) in done or method not in arguments.methods:
             continue
         data, package = load_once(name), PACKAGES.get(method, "scikit-learn")
         record = {"set": name, "task": data.task, "split": split, "method": method}
