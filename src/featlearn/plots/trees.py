@@ -137,6 +137,12 @@ def _describer(tree: Mapping[str, Any]) -> Callable[[Sequence[Mapping[str, Any]]
 
 
 def _draw(ax: Axes, box: _Box) -> None:
+    packed = VPacker(children=[*box.lines], align="left", pad=0, sep=2.5)
+    pad, edge = (0.25, FAINT) if box.children else (0.05, "none")
+    frame = {"boxstyle": f"round,pad={pad}", "fc": ax.get_facecolor(), "ec": edge}
+    ax.add_artist(
+        AnnotationBbox(packed, (box.depth, box.row), box_alignment=(0.0, 0.5), pad=0.3, bboxprops=frame, zorder=2)
+    )
     for child in box.children:
         bend = box.depth + 0.84
         # The part under the box is hidden by it.
@@ -145,11 +151,6 @@ def _draw(ax: Axes, box: _Box) -> None:
             zorder=1, solid_joinstyle="round",
         )  # fmt: skip
         _draw(ax, child)
-    packed = VPacker(children=[*box.lines], align="left", pad=0, sep=2.5)
-    frame = {"boxstyle": "round,pad=0.25", "fc": ax.get_facecolor(), "ec": FAINT if box.children else "none"}
-    ax.add_artist(
-        AnnotationBbox(packed, (box.depth, box.row), box_alignment=(0.0, 0.5), pad=0.3, bboxprops=frame, zorder=2)
-    )
 
 
 def _share(share: float) -> DrawingArea:
