@@ -98,7 +98,7 @@ plt.show()
 # %%
 # What to see
 # -----------
-# - The scatter falls where the metric is applied (``nc1`` to ``nc1_metric``), and random features undo a part of it: the
-#   collapse is made by the metric. ReLU features alone spread the classes a little more with every layer.
+# - The scatter falls where the metric is applied (``nc1`` to ``nc1_metric``), and random features undo a part of it:
+#   the collapse is made by the metric. ReLU features alone spread the classes a little more with every layer.
 # - Rows with shuffled labels collapse as well, from a scatter 70 times larger. And the accuracy on other images falls
 #   from layer to layer. Collapse says that the training labels were fitted, not that anything was understood.
