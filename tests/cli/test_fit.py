@@ -170,7 +170,8 @@ def test_intervals_are_prepared_and_their_coverage_is_told(fit, folder, interval
 
 def test_columns_of_numbers_can_be_categories(fit, folder) -> None:
     assert fit("--categorical", "rooms").code == 0
-    kinds = {block.position: block.kind for block in load(folder / "houses.safetensors").blend.leading.columns.categories}
+    columns = load(folder / "houses.safetensors").blend.leading.columns
+    kinds = {block.position: block.kind for block in columns.categories}
     assert kinds[1] == "text"
 
 

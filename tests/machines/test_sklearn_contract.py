@@ -74,7 +74,6 @@ FIXED = {**FAST, "bandwidth": 1.0, "selection": None}
 DISTANCES = (
     "the median distance of a split, and sizes of nodes, are properties of the rows: one given twice counts twice"
 )
-UNFITTED = "a bug: predict wants what fit has learned before it asks whether there has been a fit"
 
 
 def expected_failures_of_trees(tree: Any) -> dict[str, str]:
@@ -83,7 +82,6 @@ def expected_failures_of_trees(tree: Any) -> dict[str, str]:
         {"check_sample_weight_equivalence_on_dense_data": ROWS} if tree.leaf is None else expected_failures(tree.leaf)
     )
     found.pop("check_transformer_n_iter", None)  # trees transform nothing
-    found["check_estimators_unfitted"] = UNFITTED
     if tree.max_leaf_size < 100:
         found["check_sample_weight_equivalence_on_dense_data"] = DISTANCES
     return found

@@ -51,8 +51,9 @@ _COMMON = """
         Unfitted machine of every leaf, {leaf}. Default:
         ``{machine}(kernel="rotated+coordinates", selection="holdout", max_iter=3)``. Where it has no ``random_state``
         every leaf gets one of its own.
-    max_leaf_size : int, default=5000
-        Nodes with more rows are split. Time grows linearly with it once there are several leaves.
+    max_leaf_size : int, default=10000
+        Nodes with more rows are split. Half of it fits somewhat faster, predicts in two thirds of the time and takes a
+        quarter of the memory a leaf, with a larger error: leaves know fewer rows.
     split_samples : int, default=2000
         Random rows of a node, at most, whose machine gives its direction.
     routing : {"soft", "hard"} or float, default="soft"
@@ -139,7 +140,7 @@ class RFMTreeRegressor(RegressorMixin, RegressionTree, RFMTree):
         self,
         leaf: Any = None,
         *,
-        max_leaf_size: int = 5000,
+        max_leaf_size: int = 10_000,
         split_samples: int = 2000,
         routing: Any = "soft",
         selection: str = "shared",

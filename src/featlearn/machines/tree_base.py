@@ -45,7 +45,7 @@ class RFMTree(Tree, TreeShown, BaseEstimator):
         self,
         leaf: Any = None,
         *,
-        max_leaf_size: int = 5000,
+        max_leaf_size: int = 10_000,
         split_samples: int = 2000,
         routing: Any = "soft",
         selection: str = "shared",
@@ -165,7 +165,7 @@ class RFMTree(Tree, TreeShown, BaseEstimator):
         drawn = rows[order[: int(self.max_leaf_size)].sort().values]
         if targets.constant(drawn):
             return {}
-        parameters = self._own_seed(leaf, 0, seed)
+        parameters = {**self._own_seed(leaf, 0, seed), "blend": 1}  # one set of choices is wanted
         return shared_choices(fit_leaf(leaf, parameters, *self._rows(X, targets, weights, drawn)))
 
     def _leaf_tasks(
