@@ -88,7 +88,9 @@ def member_table(machine: Mapping[str, Any]) -> Table | None:
     columns = [
         Column("weight", "Share in the predictions.", lambda x: fixed(x["weight"], 2)),
         Column("kernel", "What measures how alike rows are.", lambda x: name(str(x["kernel"]))),
-        Column("columns", "What is done to numbers first.", lambda x: name(AS_GIVEN.get(x["columns"], x["columns"]))),
+        Column(
+            "columns", "What is done to numbers first.", lambda x: name(AS_GIVEN.get(x["columns"], str(x["columns"])))
+        ),
         Column("power", "Of the AGOP.", lambda x: general(x["power"])),
         Column("steps", "AGOP steps.", lambda x: count(x["iteration"])),
         Column("ridge", "Added to the diagonal of the kernel matrix.", lambda x: general(x["alpha"])),
