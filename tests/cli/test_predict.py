@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from featlearn import RFMTreeClassifier, RFMTreeRegressor
 from featlearn.cli.table_data import read_table
 from featlearn.machines import Columns, RFMClassifier, RFMRegressor
 
@@ -170,3 +171,22 @@ def test_a_truncated_machine_is_3(featlearn, machines, folder) -> None:
     outcome = featlearn("predict", "number", "new.csv")
     assert outcome.code == 3
     assert "cannot be read as a machine" in outcome.err
+
+
+def test_trees_predict_from_their_files(featlearn, folder) -> None:
+    X = rows(120)
+    y = X["a"] + (X["code"] == "01")
+    number = RFMTreeRegressor(RFMRegressor(**QUICK), max_leaf_size=50, intervals="split", random_state=0).fit(X, y)
+    kind = RFMTreeClassifier(RFMClassifier(**QUICK), max_leaf_size=70, random_state=0)
+    kind.fit(X, np.where(y > 0.5, "high", "low"))
+    rows(7, seed=1).to_csv(folder / "new.csv", index=False)
+    seen = read_table(folder / "new.csv")
+    number.export(folder / "number")
+    kind.export(folder / "kind")
+    found = table(featlearn("predict", "number", "new.csv", "--interval", "0.8").out)
+    np.testing.assert_array_equal(found["prediction"], number.predict(seen))
+    np.testing.assert_array_equal(found[["lower", "upper"]], number.predict_interval(seen, 0.8))
+    found = table(featlearn("predict", "kind", "new.csv", "--proba").out)
+    np.testing.assert_array_equal(found["prediction"], kind.predict(seen))
+    np.testing.assert_array_equal(found[["probability high", "probability low"]], kind.predict_proba(seen))
+    assert featlearn("predict", "kind", "new.csv", "--interval", "0.8").code == 2

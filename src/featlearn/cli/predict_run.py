@@ -9,15 +9,15 @@ import pandas as pd
 import typer
 
 from ..exceptions import DataError, ModelError
-from ..machines.export import LoadedClassifier, LoadedMachine, LoadedRegressor, load
+from ..machines.export import load
 from .output_files import STANDARD_OUTPUT, check_writable
 from .table_data import read_table
 
 __all__ = ["load_machine", "predictions_of", "write_predictions"]
 
 
-def load_machine(path: Path, proba: bool, interval: float | None, output: str) -> LoadedRegressor | LoadedClassifier:
-    """The machine, once it is known that it can give what is asked for and that it can be written.
+def load_machine(path: Path, proba: bool, interval: float | None, output: str) -> Any:
+    """The machine or tree, once it is known that it can give what is asked for and that it can be written.
 
     Raises
     ------
@@ -36,20 +36,19 @@ def load_machine(path: Path, proba: bool, interval: float | None, output: str) -
         raise ModelError(
             f"Got {path}, but it cannot be read ({error.strerror}). Expected a file of featlearn fit."
         ) from error
-    if proba and isinstance(machine, LoadedRegressor):
+    classifies = hasattr(machine, "classes_")
+    if proba and not classifies:
         raise typer.BadParameter("Got --proba for a machine that predicts numbers, but expected one for classes.")
-    if interval is not None and isinstance(machine, LoadedClassifier):
+    if interval is not None and classifies:
         raise typer.BadParameter("Got --interval for a machine that predicts classes. Use --proba.")
-    if interval is not None and isinstance(machine, LoadedRegressor) and machine.intervals is None:
+    if interval is not None and not machine.has_intervals:
         raise typer.BadParameter(
             "Got --interval for a machine without intervals. Fit it with --intervals split or --intervals cv_plus."
         )
     return machine
 
 
-def predictions_of(
-    machine: LoadedRegressor | LoadedClassifier, data: Path, proba: bool, interval: float | None, keep: bool
-) -> pd.DataFrame:
+def predictions_of(machine: Any, data: Path, proba: bool, interval: float | None, keep: bool) -> pd.DataFrame:
     """One row for each row of the data.
 
     Raises
@@ -60,10 +59,10 @@ def predictions_of(
     table = read_table(data, _texts(machine))
     X = _columns(machine, table, data)
     found = _numbered("prediction", machine.predict(X))
-    if proba and isinstance(machine, LoadedClassifier):
+    if proba:
         names = [f"probability {label}" for label in machine.classes_]
         found = pd.concat([found, pd.DataFrame(machine.predict_proba(X), columns=names)], axis=1)
-    if interval is not None and isinstance(machine, LoadedRegressor):
+    if interval is not None:
         bounds = machine.predict_interval(X, interval)
         ends = [_numbered(name, bounds[..., place]) for place, name in enumerate(("lower", "upper"))]
         found = pd.concat([found, *ends], axis=1)
@@ -86,15 +85,15 @@ def write_predictions(found: pd.DataFrame, output: str) -> None:
     atomic_write(output, text)
 
 
-def _texts(machine: LoadedMachine) -> list[str]:
+def _texts(machine: Any) -> list[str]:
     """Columns that were text in training: in a short table their entries may all look like numbers."""
-    columns = machine.blend.leading.columns
+    columns = machine.columns
     names = columns.feature_names
     return [] if names is None else [names[block.position] for block in columns.categories if block.kind == "text"]
 
 
-def _columns(machine: LoadedMachine, table: pd.DataFrame, data: Path) -> pd.DataFrame:
-    names = machine.blend.leading.columns.feature_names
+def _columns(machine: Any, table: pd.DataFrame, data: Path) -> pd.DataFrame:
+    names = machine.columns.feature_names
     if names is None:
         return table
     missing = [name for name in names if name not in table.columns]

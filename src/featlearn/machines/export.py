@@ -85,14 +85,19 @@ class LoadedMachine(Shown):
         return dict(self.told)
 
     @property
+    def columns(self) -> FittedColumns:
+        """How the leading machine encodes rows."""
+        return self.blend.leading.columns
+
+    @property
     def n_features_in_(self) -> int:
         """Columns that predictions need."""
-        return self.blend.leading.columns.n_features_in
+        return self.columns.n_features_in
 
     @property
     def feature_names_in_(self) -> NDArray[Any] | None:
         """Their names, if the machine was fitted to a DataFrame."""
-        names = self.blend.leading.columns.feature_names
+        names = self.columns.feature_names
         return None if names is None else np.array(names, dtype=object)
 
     def __repr__(self) -> str:
@@ -115,6 +120,11 @@ class LoadedRegressor(LoadedMachine):
     residuals: Tensor | None = None
     folds: Tensor | None = None
     fold_predictors: tuple[Blend, ...] = field(default=())
+
+    @property
+    def has_intervals(self) -> bool:
+        """Whether ``predict_interval`` was prepared."""
+        return self.intervals is not None
 
     def predict(self, X: Any) -> Any:
         """Predictions (m,) or (m, C), of the kind of X; DataError for other columns than in ``fit``."""

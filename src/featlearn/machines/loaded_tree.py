@@ -13,6 +13,7 @@ from sklearn.dummy import DummyClassifier, DummyRegressor
 from torch import Tensor
 
 from ..exceptions import ModelError
+from .columns import FittedColumns
 from .estimator import RFMBase
 from .routing import Routing, TreeNode
 from .tables import as_table
@@ -87,14 +88,19 @@ class LoadedTree(Tree, TreeShown):
         return self.routing_.nodes
 
     @property
+    def columns(self) -> FittedColumns:
+        """How rows are encoded for the splits."""
+        return self.routing_.columns
+
+    @property
     def n_features_in_(self) -> int:
         """Columns that predictions need."""
-        return self.routing_.columns.n_features_in
+        return self.columns.n_features_in
 
     @property
     def feature_names_in_(self) -> NDArray[Any] | None:
         """Their names, if the tree was fitted to a DataFrame."""
-        names = self.routing_.columns.feature_names
+        names = self.columns.feature_names
         return None if names is None else np.array(names, dtype=object)
 
     def check(self) -> None:
@@ -122,6 +128,11 @@ class LoadedTreeRegressor(LoadedTree, RegressionTree):
     """An :class:`~featlearn.RFMTreeRegressor` read from a file."""
 
     residuals_: Residuals | None = None
+
+    @property
+    def has_intervals(self) -> bool:
+        """Whether ``predict_interval`` was prepared."""
+        return self.residuals_ is not None
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -3,7 +3,7 @@
 ``plot_feature_report``, ``plot_centered``, ``plot_spectra`` and ``plot_directions`` draw ``FeatureReport.to_dict()``;
 ``plot_history`` draws what a ``FeatureTracker`` recorded; ``plot_grokking`` a ``GrokkingResult``, ``plot_deep_rfm`` a
 ``DeepRFMResult``. ``plot_machine`` and its parts ``plot_importances``, ``plot_scree`` and ``plot_selection`` draw
-``to_dict()`` of a fitted machine, and of its selection. Names load at first use, and matplotlib with them.
+``to_dict()`` of a fitted machine, and of its selection; ``plot_tree`` that of a tree. Names load at first use, and matplotlib with them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .grokking import plot_grokking
     from .machines import plot_importances, plot_machine, plot_scree, plot_selection
     from .tracking import plot_history
+    from .trees import plot_tree
 
 __all__ = [
     "plot_centered",
@@ -30,6 +31,7 @@ __all__ = [
     "plot_scree",
     "plot_selection",
     "plot_spectra",
+    "plot_tree",
 ]
 
 _HOME = {
@@ -44,6 +46,7 @@ _HOME = {
     "plot_scree": "machines",
     "plot_selection": "machines",
     "plot_spectra": "features",
+    "plot_tree": "trees",
 }
 
 
