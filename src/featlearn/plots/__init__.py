@@ -3,7 +3,8 @@
 ``plot_feature_report``, ``plot_centered``, ``plot_spectra`` and ``plot_directions`` draw ``FeatureReport.to_dict()``;
 ``plot_history`` draws what a ``FeatureTracker`` recorded; ``plot_grokking`` a ``GrokkingResult``, ``plot_deep_rfm`` a
 ``DeepRFMResult``. ``plot_machine`` and its parts ``plot_importances``, ``plot_scree`` and ``plot_selection`` draw
-``to_dict()`` of a fitted machine, and of its selection; ``plot_tree`` that of a tree. Names load at first use, and matplotlib with them.
+``to_dict()`` of a fitted machine, and of its selection; ``plot_tree`` that of a tree. Names load at first use, and
+matplotlib with them.
 """
 
 from __future__ import annotations
