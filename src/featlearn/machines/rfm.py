@@ -49,7 +49,7 @@ _COMMON = """
         What to choose among. "laplace", "gaussian", "lpq" (product of Laplace kernels), "quadratic": one kernel, full
         metric ("lpq": diagonal). "rotated": Laplace, full metric, warped columns; "aligned": the same with a diagonal
         metric; "coordinates": product of Laplace kernels, diagonal, warped; "rotated+coordinates": the mean of two
-        kernels, each with a metric of its own. Default: the last four.
+        kernels, each with a metric of its own. Default: the last four, and "gaussian" for smooth targets.
     metric : {"full", "block", "diagonal", "fixed"}, optional
         Shape of the metric of every kernel. "block": numeric columns and every categorical column apart.
     bandwidth : float, ("median", multiple) or sequence, optional

@@ -154,7 +154,7 @@ _DECADES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 RULES: dict[str, Rule] = {
     "featlearn": Rule(
-        kernels=("rotated+coordinates", "rotated", "aligned", "coordinates"),
+        kernels=("rotated+coordinates", "rotated", "aligned", "coordinates", "gaussian"),
         bandwidths=(Bandwidth(1.0),),
         alphas=_DECADES,
         powers=(1.0, 0.5),
