@@ -13,6 +13,7 @@ import pytest
 import torch
 from scipy.optimize import minimize_scalar
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.metrics import log_loss
 
 from featlearn.exceptions import FeatlearnWarning
@@ -712,3 +713,25 @@ def test_fitting_again_forgets_the_last_fit():
     machine.fit(X, Y)
     np.testing.assert_array_equal(machine.predict(Z), RFMRegressor(**FAST).fit(X, Y).predict(Z))
     assert machine.n_features_in_ == 4
+
+
+def test_outputs_in_unlike_units_are_told():
+    rows = np.random.default_rng(0).normal(size=(60, 3))
+    y = np.c_[rows[:, 0] * rows[:, 1], 1e3 * rows[:, 2]]
+    machine = RFMRegressor(kernel="laplace", alpha=0.1, max_iter=1, selection=None)
+    with pytest.warns(FeatlearnWarning, match="standardise y first"):
+        machine.fit(rows, y)
+    machine.fit(rows, y / y.std(0))
+
+
+def test_numbers_in_a_series_of_objects_are_targets():
+    rows = np.random.default_rng(0).normal(size=(30, 2))
+    machine = RFMRegressor(kernel="laplace", alpha=0.1, max_iter=1, selection=None)
+    expected = machine.fit(rows, rows[:, 0]).predict(rows)
+    np.testing.assert_array_equal(machine.fit(rows, pd.Series(rows[:, 0]).astype(object)).predict(rows), expected)
+
+
+@pytest.mark.parametrize("method", ["plot", "to_dict"])
+def test_showing_before_fit_says_so(method):
+    with pytest.raises(NotFittedError):
+        getattr(RFMRegressor(), method)()

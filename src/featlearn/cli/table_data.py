@@ -124,8 +124,10 @@ def target_of(target: pd.Series, task: str) -> NDArray[Any]:
         )
     if task == "regression":
         if not pd.api.types.is_numeric_dtype(target.dtype):
+            bad = pd.to_numeric(target, errors="coerce").isna().to_numpy().argmax()
             raise DataError(
-                f"Got {target.name} with entries like {target.iloc[0]!r}, but expected numbers for --task regression."
+                f"Got {target.iloc[bad]!r} as {target.name} in row {bad + 1} of the data, but expected numbers for "
+                "--task regression."
             )
         return target.to_numpy(dtype=np.float64)
     labels = np.array(target.tolist())
@@ -135,7 +137,7 @@ def target_of(target: pd.Series, task: str) -> NDArray[Any]:
     if classes > max(2, len(labels) // 2):
         raise DataError(
             f"Got {classes} distinct values of {target.name} in {len(labels)} rows, but expected classes with several "
-            "rows each. Choose another --target, or --task regression if it is a number."
+            "rows each. Choose another --target, or --task regression if it is a number: that names what is none."
         )
     return labels
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from torch import Tensor
 
 from .._random import generator
-from ..exceptions import DataError
+from ..exceptions import DataError, FeatlearnWarning
 from .calibration import fit_sharpness, probabilities
 from .estimator import RFMBase, blend_of, like
 from .fitting import Plan, Problem, honest_at_identity, refit
@@ -23,6 +24,7 @@ from .targets import ClassCoding, RegressionCoding
 
 __all__ = ["RFMClassifier", "RFMRegressor"]
 
+UNLIKE = 30  # ratio of the outputs' standard deviations from which one is told that their units matter
 _ASIDE = 0.2  # share of the rows that split intervals keep
 
 _COMMON = """
@@ -70,7 +72,8 @@ _COMMON = """
         Of the ridge systems: Cholesky for n <= 4,000, else preconditioned conjugate gradients.
     selection : {{"auto", "cv", "holdout", "loo", "validation"}} or None, default="auto"
         "validation" scores on ``fit(..., X_val=, y_val=)``. "loo" is honest for ``max_iter=0`` alone: after the metric
-        has seen the labels it is badly optimistic. None: nothing is held out, the last iterate is taken.
+        has seen the labels it is badly optimistic. None: nothing is held out; the last iterate of the first kernel,
+        columns, bandwidth and power is taken, with the first ridge that was asked for, or else 0.1.
     metric_samples : int, optional
         Learn the metric on so many random rows, then solve once on all. It saves time and costs accuracy.
     blend : int, optional
@@ -124,6 +127,9 @@ _COMMON = """
     A step costs ``n^2 p`` flops for the kernel matrix, ``n^3/3`` for its Cholesky factor (or some 10 products with it
     above 4,000 rows) and ``2 n^2 p`` for the AGOP; memory is one n x n matrix. Up to 500 rows everything is in double
     precision, above in single.
+
+    Several outputs share one metric, which is learned from the sum of their gradients' outer products, and one ridge:
+    outputs in unlike units should be standardised first.
 
     Warps are not from the paper. A warp is a monotone map of one column, steep where the predictor changes; it is
     learned from the squared gradients given the column's value, as the metric is from their mean.
@@ -218,7 +224,17 @@ class RFMRegressor(RegressorMixin, RFMBase):
         self, y: Any, n: int, weights: Tensor | None, rule: Rule
     ) -> tuple[RegressionCoding, Tensor, Tensor | None, Tensor | None]:
         coding = RegressionCoding.fit(y, n, weights, center=rule.center)
-        return coding, coding.encode(y, n), weights, None
+        targets = coding.encode(y, n)
+        spreads = targets.square().mean(dim=0).sqrt()
+        spreads = spreads[spreads > 0]
+        if len(spreads) > 1 and spreads.max() > UNLIKE * spreads.min():
+            warnings.warn(
+                f"Got outputs whose standard deviations range from {spreads.min():.3g} to {spreads.max():.3g}. They "
+                "share one metric and count by their squares, so that the small ones are neglected: standardise y first.",
+                FeatlearnWarning,
+                stacklevel=4,
+            )
+        return coding, targets, weights, None
 
     def _set_aside(self, weights: Tensor | None, n: int, plan: Plan) -> tuple[Tensor | None, Tensor | None]:
         rows = n if weights is None else int((weights > 0).sum())

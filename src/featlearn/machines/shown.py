@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from sklearn.utils.validation import check_is_fitted
 
 from .. import __version__
 
@@ -58,6 +59,7 @@ def describe(machine: Any) -> dict[str, Any]:
         rows that were held out for it), or None; ``history``; ``solver``; ``intervals``; ``notes`` about columns;
         ``provenance``.
     """
+    check_is_fitted(machine)
     columns, selection, solution = machine.columns_, machine.selection_, machine.solution_
     names = columns.feature_names or tuple(f"x{j}" for j in range(columns.n_features_in))
     classes = getattr(machine, "classes_", None)

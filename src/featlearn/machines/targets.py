@@ -70,6 +70,8 @@ def _regression_targets(y: Any, n: int) -> Tensor:
         raise DataError(
             "Got y=None, but expected targets: this estimator requires y to be passed, but the target y is None."
         )
+    if hasattr(y, "to_numpy") and y.ndim == 1:
+        y = y.to_numpy()
     if isinstance(y, np.ndarray) and y.dtype.kind == "O":
         y = _from_objects(y)
     targets = as_tensor(y, name="y", dtype=torch.float64)[0].detach().cpu()
