@@ -1,5 +1,8 @@
 """A machine on 300 rows of 3,000 columns: in the span of the rows, against a metric over all columns.
 
+With power 1: smaller ones raise what rounding leaves in the directions that no row has, of which the whole metric has
+2,700 and the span none.
+
 Bound by: the QR factors of the rows, 2 d n^2 flops; a metric has n^2 numbers instead of d^2.
 """
 
@@ -22,7 +25,7 @@ def child(in_span: bool) -> dict[str, object]:
     source = torch.Generator().manual_seed(0)
     x = torch.randn(N, D, generator=source)
     y = (x[:, :1] * x[:, 1:2]).contiguous()
-    recipe = Recipe(KERNELS["laplace"], Bandwidth(1.0), ((1e-3,),), MetricRule(0.5), max_iter=2, selected=False)
+    recipe = Recipe(KERNELS["laplace"], Bandwidth(1.0), ((1e-3,),), MetricRule(1.0), max_iter=2, selected=False)
     before, wall, cpu = peak_bytes(), time.perf_counter(), time.process_time()
     found = run(recipe, x, y)
     spent = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}

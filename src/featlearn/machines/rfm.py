@@ -230,7 +230,7 @@ class RFMRegressor(RegressorMixin, RFMBase):
         if len(spreads) > 1 and spreads.max() > UNLIKE * spreads.min():
             warnings.warn(
                 f"Got outputs whose standard deviations range from {spreads.min():.3g} to {spreads.max():.3g}. They "
-                "share one metric and count by their squares, so that the small ones are neglected: standardise y first.",
+                "share one metric and count by their squares, so the small ones are neglected: standardise y first.",
                 FeatlearnWarning,
                 stacklevel=4,
             )
