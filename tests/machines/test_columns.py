@@ -542,3 +542,10 @@ def test_rows_without_weight_do_not_count_as_samples() -> None:
         Columns().fit(X, [1, 0, 0, 0])
     with pytest.raises(DataError, match="expected \\(4,\\)"):
         Columns().fit(X, [1, 1])
+
+
+def test_text_that_reads_as_numbers_is_told_but_codes_are_not():
+    numbers = np.random.default_rng(0).normal(size=60)
+    with pytest.warns(FeatlearnWarning, match="reads as numbers, 60 different ones"):
+        Columns().fit(pd.DataFrame({"a": numbers.astype(str)}))
+    Columns().fit(pd.DataFrame({"a": [f"{i % 12:02}" for i in range(60)]}))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..exceptions import DataError
+from ..exceptions import DataError, FeatlearnWarning
 from .tables import Kind, Level, Table, column_place, row_chunks
 
 __all__ = ["CategoryBlock", "fit_category"]
+
+FEW_LEVELS = 20  # text that reads as so few numbers may well be codes
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,13 @@ def fit_category(
         )
     if any(isinstance(level, float) and math.isinf(level) for level in mass):
         raise DataError(f"Got an infinite category in {place} of X, but expected text or finite numbers. Replace it.")
+    if kind == "text" and len(mass) > max(FEW_LEVELS, table.n_rows / 2) and all(map(_reads_as_number, mass)):
+        warnings.warn(
+            f"Got text in {place} of X that reads as numbers, {len(mass)} different ones: each is taken as a category "
+            "of its own, and none that training did not have tells anything. Convert the column to numbers first.",
+            FeatlearnWarning,
+            stacklevel=2,
+        )
     # Ties in frequency go to the smaller level, whatever order the rows have.
     ascending = sorted(mass)  # type: ignore[type-var]  # one kind a column: the table saw to it
     frequent = sorted(ascending, key=lambda level: -mass[level])[:max_levels]
@@ -126,6 +136,14 @@ def fit_category(
         shares=tuple(mass[level] / total for level in levels) + ((absent / total,) if absent else ()),
         others=len(ascending) - len(levels),
     )
+
+
+def _reads_as_number(level: Level | None) -> bool:
+    try:
+        float(str(level))
+    except ValueError:
+        return False
+    return True
 
 
 def _level_mass(table: Table, position: int, weights: NDArray[np.float64] | None) -> dict[Level | None, float]:
