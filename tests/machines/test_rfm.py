@@ -108,7 +108,7 @@ def test_the_default_chooses_everything_and_finds_the_columns():
     y = np.where(x[:, 1] > 0, 1.0, -1.0) + 0.1 * x[:, 3]
     machine = RFMRegressor(random_state=0).fit(x, y)
     table = machine.selection_.frame()
-    assert set(table["kernel"]) == {"rotated+coordinates", "rotated", "aligned", "coordinates"}
+    assert set(table["kernel"]) == {"rotated+coordinates", "rotated", "aligned", "coordinates", "gaussian"}
     assert set(table["columns"]) == {"none", "quantile"}
     assert set(table["power"]) == {0.5, 1.0}
     assert table["iteration"].max() == 5
