@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import featlearn
@@ -55,3 +56,15 @@ sphinx_gallery_conf = {
     "min_reported_time": 1,
     "reset_modules": ("matplotlib",),
 }
+
+
+def keep_trailing_underscores(app, what, name, obj, options, lines):
+    """Names of fitted attributes end in an underscore, which a field of reStructuredText takes for a reference."""
+    lines[:] = [
+        re.sub(r"^:(ivar|vartype) [^:]*:", lambda field: re.sub(r"_(?=[,:])", r"\\_", field[0]), line) for line in lines
+    ]
+
+
+def setup(app):
+    # After napoleon, which makes the fields.
+    app.connect("autodoc-process-docstring", keep_trailing_underscores, priority=900)

@@ -59,7 +59,7 @@ _COMMON = """
     alpha : float or sequence, optional
         Ridge, as in :class:`~sklearn.kernel_ridge.KernelRidge`. Default: decades from 1e-3 to 10.
     power : float or sequence, optional
-        s. Default 1/2 and 1: with 1, weak directions are forgotten faster, which can hurt.
+        The exponent s. Default 1/2 and 1: with 1, weak directions are forgotten faster, which can hurt.
     max_iter : int, optional
         AGOP steps; iterate 0 is plain kernel ridge regression and always a candidate. Default 5.
     rule : {{"featlearn", "science", "uci", "pip", "grokking", "xrfm"}} or MetricRule, default="featlearn"
