@@ -210,7 +210,7 @@ def jobs() -> Iterator[tuple[str, int, str]]:
     def cost(job: tuple[str, int, str]) -> tuple[Any, ...]:
         name, split, method = job
         n = len(load_once(name).y)
-        last = (name, method) == ("letter", "catboost") or (method == "xrfm" and n > 20_000)  # about an hour each
+        last = (name, method) == ("letter", "catboost") or (method == "xrfm" and n > 20_000)  # the longest
         return last, split, method in SLOW, n, METHODS.index(method)
 
     every = [(name, split, method) for name in NAMES for split in range(SPLITS) for method in METHODS]
