@@ -1,10 +1,11 @@
-"""Data to try things on: images (a Fashion-MNIST subset comes with featlearn), pretrained networks, arithmetic."""
+"""Data to try things on: images (some come with featlearn), pretrained networks, arithmetic, signals in noise."""
 
 from __future__ import annotations
 
 from .cifar_resnet import CIFAR_MEAN, CIFAR_STD, CifarResNet, load_cifar_resnet
 from .image_data import ImageData
 from .images import load_cifar10_jpeg, load_fashion_mnist, load_mnist
+from .local_signals import LocalSignals, digits_in_noise, informative_rows, stars_in_noise
 from .modular import ModularData, modular_arithmetic
 
 __all__ = [
@@ -18,4 +19,8 @@ __all__ = [
     "ImageData",
     "modular_arithmetic",
     "ModularData",
+    "stars_in_noise",
+    "digits_in_noise",
+    "informative_rows",
+    "LocalSignals",
 ]
