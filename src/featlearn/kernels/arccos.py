@@ -11,7 +11,7 @@ from torch import Tensor
 from ..exceptions import DataError
 from .base import Kernel, blocks, check_pair, own_pairs, weighted_sums
 
-__all__ = ["ArcCosNTK"]
+__all__ = ["PARALLEL", "ArcCosNTK", "cut_off_activations", "relu_activations"]
 
 PARALLEL = {torch.float32: 1e-6, torch.float64: 1e-12}  # squared sine below which two rows count as parallel
 
@@ -55,7 +55,7 @@ class ArcCosNTK(Kernel):
         norm, blank = _norm_product(x, z)
         s = t = x @ z.mT
         for _ in range(self.depth):
-            k0, k1 = _cut_off(s / norm)
+            k0, k1 = cut_off_activations(s / norm)
             s = norm * k1
             t = s + t * k0
         return t.masked_fill(blank, 0)
@@ -66,7 +66,7 @@ class ArcCosNTK(Kernel):
             norm, blank = _norm_product(x[rows], z[columns])
             s = t = x[rows] @ z[columns].mT
             for _ in range(self.depth):
-                k0, k1, _ = _activations((s / norm).clamp_(-1, 1))
+                k0, k1, _ = relu_activations((s / norm).clamp_(-1, 1))
                 s = k1.mul_(norm)
                 t = torch.addcmul(s, t, k0)
             out[rows, columns] = t.masked_fill_(blank, 0)
@@ -104,7 +104,7 @@ class ArcCosNTK(Kernel):
         layers = []
         for _ in range(self.depth):
             rho = (s / norm).clamp_(-1, 1)
-            k0, k1, sine = _activations(rho)
+            k0, k1, sine = relu_activations(rho)
             k0_slope = (1 / (math.pi * sine)).masked_fill_(sine.square() < PARALLEL[x.dtype], 0)
             layers.append((rho, k0, sine, t * k0_slope))
             s = norm * k1
@@ -126,17 +126,17 @@ def _norm_product(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(blank, 1.0, product).sqrt(), blank
 
 
-def _activations(rho: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def relu_activations(rho: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """``kappa_0``, ``kappa_1`` and ``sqrt(1 - rho^2)``."""
     sine = ((1 - rho) * (1 + rho)).sqrt()
     rest = math.pi - rho.acos()
     return rest / math.pi, torch.addcmul(sine, rho, rest) / math.pi, sine
 
 
-def _cut_off(rho: Tensor) -> tuple[Tensor, Tensor]:
+def cut_off_activations(rho: Tensor) -> tuple[Tensor, Tensor]:
     """``kappa_0`` and ``kappa_1``; for parallel rows with slopes 0 and kappa_0 instead of an infinite one."""
     exact = rho.detach().clamp(-1, 1)
-    k0, k1, sine = _activations(exact)
+    k0, k1, sine = relu_activations(exact)
     parallel = sine.square() < PARALLEL[rho.dtype]
-    inside0, inside1, _ = _activations(torch.where(parallel, 0.0, rho))
+    inside0, inside1, _ = relu_activations(torch.where(parallel, 0.0, rho))
     return torch.where(parallel, k0, inside0), torch.where(parallel, k1 + k0 * (rho - exact), inside1)
