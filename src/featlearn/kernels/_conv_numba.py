@@ -76,7 +76,7 @@ def tiles_of(metric: PatchMetric, x: Tensor) -> list[Tile]:
     """The images in tiles of 64."""
     tiles = []
     for part in x.split(LANES):
-        roots = _roots(metric, part)
+        roots = _roots(metric.norms(part))
         pixels = pad(part, (metric.kernel.padding,) * 4)
         if len(part) < LANES:
             pixels, roots = (pad(t, (0,) * (2 * t.dim() - 1) + (LANES - len(part),)) for t in (pixels, roots))
@@ -87,10 +87,17 @@ def tiles_of(metric: PatchMetric, x: Tensor) -> list[Tile]:
 
 def _points_of(metric: PatchMetric, z: Tensor) -> _Points:
     """Evaluation images, ready for any tile."""
-    q = z.shape[1] * metric.kernel.patch_size**2
-    square = torch.eye(q) if metric.factor is None else metric.factor @ metric.factor.mT
-    weights, roots = metric.kernel.filtered(z, square / z.shape[1]), _roots(metric, z)
-    return _Points(weights.flatten(2).numpy(), roots.numpy(), _inverse(roots).numpy())
+    kernel, factor, c = metric.kernel, metric.factor, z.shape[1]
+    if factor is None:
+        weights, norms = kernel.patches(z) / c, metric.norms(z)
+    elif 2 * factor.shape[1] < len(factor):
+        projected = metric.project(z)
+        weights, norms = projected @ factor.mT / c, kernel.norms(projected.square().sum(dim=3) / c)
+    else:
+        weights = kernel.filtered(z, factor @ factor.mT / c)
+        norms = kernel.norms((kernel.patches(z) * weights).sum(dim=3).clamp_min(0))
+    roots = _roots(norms)
+    return _Points(weights.flatten(2).contiguous().numpy(), roots.numpy(), _inverse(roots).numpy())
 
 
 def fill_matrix(metric: PatchMetric, x: Tensor, z: Tensor | None, put: Callable[[slice, slice, Tensor], None]) -> None:
@@ -170,10 +177,9 @@ def _lanes_last(images: Tensor) -> Tensor:
     return images.flatten(1).mT.contiguous()
 
 
-def _roots(metric: PatchMetric, x: Tensor) -> Tensor:
+def _roots(norms: list[Tensor]) -> Tensor:
     """``sqrt(a)`` of every layer (n, depth, h, w), zeros outside of a layer's positions."""
-    norms = metric.norms(x)
-    square = x.new_zeros(len(x), len(norms), *norms[0].shape[1:])
+    square = norms[0].new_zeros(len(norms[0]), len(norms), *norms[0].shape[1:])
     for layer, a in enumerate(norms):
         square[:, layer, : a.shape[1], : a.shape[2]] = a
     return square.sqrt_()

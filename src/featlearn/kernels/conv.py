@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, conv2d, fold, pad, unfold
+from torch.nn.functional import avg_pool2d, conv2d, fold, pad
 
 from ..exceptions import DataError
 from .arccos import PARALLEL, cut_off_activations, relu_activations
@@ -108,9 +108,8 @@ class ConvNTK(Kernel):
 
     def patches(self, x: Tensor) -> Tensor:
         """Patches (n, h, w, q) of images (n, c, H, W), each in the order (channel, row, column)."""
-        h, w = self.map_size(*x.shape[2:])
-        columns = unfold(x, self.patch_size, padding=self.padding)
-        return columns.mT.unflatten(1, (h, w))
+        windows = pad(x, (self.padding,) * 4).unfold(2, self.patch_size, 1).unfold(3, self.patch_size, 1)
+        return windows.permute(0, 2, 3, 1, 4, 5).flatten(3)
 
     def to_images(self, patches: Tensor, size: tuple[int, int]) -> Tensor:
         """The transpose of :meth:`patches`: (n, h, w, q) added up into images (n, c, H, W); padding is dropped."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,6 @@ from .conv import ConvNTK, box
 
 __all__ = ["PatchMetric"]
 
-NEAR = 1e-3  # pairs this close to parallel, relatively, are looked at for being equal
 SLAB = 2**27  # bytes of one temporary of the contraction
 
 
@@ -53,6 +53,13 @@ class PatchMetric(Kernel):
     def to(self, rows: Tensor) -> PatchMetric:
         """The factor for images of this dtype and on this device."""
         return self if self.factor is None else PatchMetric(self.kernel, self.factor.to(rows), self.scale)
+
+    def scaled_by(self, x: Tensor) -> PatchMetric:
+        """The same metric, with the scale that makes 1 of the largest ``k(x_i, x_i)``; DataError for blank images."""
+        largest = float(PatchMetric(self.kernel, self.factor).diagonal(x).max())
+        if not 0 < largest < math.inf:
+            raise DataError(f"Got images whose largest k(x, x) is {largest:g}, but expected a positive finite number.")
+        return PatchMetric(self.kernel, self.factor, largest)
 
     def check(self, *batches: Tensor) -> None:
         """Refuse images that do not fit one another, the kernel or the factor."""
@@ -92,10 +99,12 @@ class PatchMetric(Kernel):
         if _compiled(x):
             from ._conv_numba import fill_matrix  # numba loads at first use
 
-            def put(rows: slice, columns: slice, block: Tensor) -> None:
-                torch.div(block, self.scale, out=out[rows, columns])
+            few, many, target = (x, z, out) if len(x) <= len(z) else (z, x, out.mT)
 
-            fill_matrix(self, x, z, put)
+            def put(rows: slice, columns: slice, block: Tensor) -> None:
+                target[rows, columns] = block / self.scale
+
+            fill_matrix(self, few, many, put)  # the fewer images are the ones that are kept prepared
         else:
             for part in self._parts(x, len(z)):
                 out[:, part] = self.definition(x, z[part])
@@ -206,15 +215,15 @@ class PatchMetric(Kernel):
         return lambda z: contracted_slopes(self, tiles, z, dual)
 
     def _with_equal_pairs(self, out: Tensor, x: Tensor, z: Tensor) -> Tensor:
-        """Put the exact value where two images are equal."""
-        own, other = self.diagonal(x).sqrt(), self.diagonal(z).sqrt()
-        for rows in slices(len(x), 1024):
-            close = (out[rows] > (1 - NEAR) * own[rows, None] * other).nonzero()
-            close[:, 0] += rows.start
-            for pairs in close.split(1024):
-                same = (x[pairs[:, 0]] == z[pairs[:, 1]]).flatten(1).all(dim=1)
-                i, j = pairs[same].unbind(dim=1)
-                out[i, j] = own[i].square()
+        """Put the exact value where two images are equal, which their bytes tell."""
+        places: dict[bytes, list[int]] = {}
+        for i, image in enumerate(x.detach().cpu().numpy()):
+            places.setdefault(image.tobytes(), []).append(i)
+        pairs = [(i, j) for j, image in enumerate(z.detach().cpu().numpy()) for i in places.get(image.tobytes(), ())]
+        if pairs:
+            rows, columns = torch.tensor(pairs, device=x.device).unbind(dim=1)
+            own, place = rows.unique(return_inverse=True)
+            out[rows, columns] = self.diagonal(x[own])[place]
         return out
 
     def _patch_bytes(self, x: Tensor) -> int:

@@ -31,7 +31,7 @@ from .selection import Candidate, Selection, sum_of
 from .shown import Shown
 from .weights import as_weights
 
-__all__ = ["RFMBase", "blend_of", "like"]
+__all__ = ["METHODS", "RFMBase", "blend_of", "is_whole", "like", "numbers"]
 
 METHODS = ("auto", "cv", "holdout", "loo", "validation", None)
 DIRECTIONS = 20  # leading eigenvectors of the AGOP that are kept
@@ -139,18 +139,18 @@ class RFMBase(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         bandwidths = rule.bandwidths if self.bandwidth is None else tuple(map(as_bandwidth, _several(self.bandwidth)))
         if not bandwidths:
             raise DataError("Got bandwidth=[], but expected a bandwidth or several.")
-        powers = rule.powers if self.power is None else _numbers("power", self.power, positive=True)
-        alphas = rule.alphas if self.alpha is None else _numbers("alpha", self.alpha, positive=False)
+        powers = rule.powers if self.power is None else numbers("power", self.power, positive=True)
+        alphas = rule.alphas if self.alpha is None else numbers("alpha", self.alpha, positive=False)
         steps = rule.max_iter if self.max_iter is None else self.max_iter
-        if not _is_whole(steps) or steps < 0:
+        if not is_whole(steps) or steps < 0:
             raise DataError(f"Got max_iter={steps!r}, but expected a whole number of at least 0.")
         if self.selection not in METHODS:
             raise DataError(f"Got selection={self.selection!r}, but expected one of {', '.join(map(repr, METHODS))}.")
         self._check_own()
-        if self.metric_samples is not None and not (_is_whole(self.metric_samples) and self.metric_samples >= 2):
+        if self.metric_samples is not None and not (is_whole(self.metric_samples) and self.metric_samples >= 2):
             raise DataError(f"Got metric_samples={self.metric_samples!r}, but expected None or at least 2 rows.")
         blend = rule.blend if self.blend is None else self.blend
-        if not _is_whole(blend) or blend < 1:
+        if not is_whole(blend) or blend < 1:
             raise DataError(f"Got blend={blend!r}, but expected a whole number of at least 1.")
         if not 0 <= self.tol < np.inf:
             raise DataError(f"Got tol={self.tol!r}, but expected a finite number of at least 0.")
@@ -168,7 +168,7 @@ class RFMBase(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             candidates = candidates[:1]
             alphas = (sorted(alphas)[len(alphas) // 2],) if self.alpha is None else alphas[:1]
         seed = self.random_state
-        if not _is_whole(seed):
+        if not is_whole(seed):
             seed = int(check_random_state(seed).randint(2**31 - 1))
         plan = Plan(
             candidates, alphas, rule.metric, int(steps), float(self.tol), solver,
@@ -374,7 +374,7 @@ class RFMBase(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     def metric_at(self, t: int) -> Any:
         """M (p, p) of the first kernel at step t of the final fit, in encoded columns; the identity at t = 0."""
         check_is_fitted(self)
-        if not _is_whole(t) or not 0 <= t < len(self._kernels):
+        if not is_whole(t) or not 0 <= t < len(self._kernels):
             raise DataError(f"Got t={t}, but expected a step from 0 to {len(self._kernels) - 1}.")
         factor = _factor(parts_of_kernel(self._kernels[t])[0], self.predictor_.dual.new_empty(0, len(self.agop_)))
         return self._public(factor.square().diag() if factor.dim() == 1 else factor @ factor.mT)
@@ -467,7 +467,8 @@ def _several(value: Any) -> Sequence[Any]:
     return value if isinstance(value, Sequence) and not isinstance(value, str) and not pair else (value,)
 
 
-def _numbers(name: str, value: Any, *, positive: bool) -> tuple[float, ...]:
+def numbers(name: str, value: Any, *, positive: bool) -> tuple[float, ...]:
+    """A parameter that is a number or several; DataError for negative ones, or for 0 where they must be positive."""
     values = value if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else (value,)
     if not len(values):
         raise DataError(f"Got {name}=[], but expected a number or several.")
@@ -481,5 +482,6 @@ def _numbers(name: str, value: Any, *, positive: bool) -> tuple[float, ...]:
     return tuple(float(number) for number in values)
 
 
-def _is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> bool:
+    """Whether this is a whole number, of Python or numpy."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)

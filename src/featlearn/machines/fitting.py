@@ -32,7 +32,17 @@ from .selection import (
     race,
 )
 
-__all__ = ["Encoded", "Fitted", "Plan", "Problem", "final_agop", "honest_at_identity", "refit", "select"]
+__all__ = [
+    "Encoded",
+    "Fitted",
+    "Plan",
+    "Problem",
+    "final_agop",
+    "honest_at_identity",
+    "possible_folds",
+    "refit",
+    "select",
+]
 
 DOUBLE_ROWS = 500  # rows up to which everything is in float64: it costs nothing there
 CALIBRATED = 1500  # most rows for calibration where nothing was selected
@@ -183,7 +193,7 @@ def select(
     elif method == "holdout":
         rungs = hold_out(n, problem.labels, len(plan.candidates), plan.random_state)
     else:
-        folds = _possible_folds(n, problem.labels)
+        folds = possible_folds(n, problem.labels)
         rungs = cross_validation(n, problem.labels, len(plan.candidates), plan.random_state, folds)
     fewest = min(len(split.train) for rung in rungs for split in rung.splits)
     if fewest < 2:
@@ -295,7 +305,7 @@ def final_agop(plan: Plan, problem: Problem, candidate: Candidate, fitted: Run) 
     return agop_of_expansion(fitted.kernel, None, x, fitted.dual, x[rows], rows=rows, weights=weights)
 
 
-def _possible_folds(n: int, labels: Tensor | None) -> int:
+def possible_folds(n: int, labels: Tensor | None) -> int:
     """Five, or as many as there are members of the smallest class, but two at least."""
     smallest = n if labels is None else int(labels.bincount().min())
     folds = min(FOLDS, max(2, smallest), n)

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from .._random import generator
 from ..agop.of_kernel import agop_of_expansion, combine_gradients, principal_outputs
+from ..agop.of_patches import patch_agop_of_expansion
 from ..exceptions import FeatlearnWarning
-from ..kernels import ColumnWarp, Kernel, LpqKernel, MeanKernel, Metric, median_bandwidth
+from ..kernels import ColumnWarp, ConvNTK, Kernel, LpqKernel, MeanKernel, Metric, PatchMetric, median_bandwidth
 from ..linalg.gram import GramOperator, TiledGram
+from ..linalg.landmarks import LandmarkPath
 from ..linalg.loo import ridge_with_leave_one_out
 from ..linalg.psd import fix_signs
 from ..linalg.ridge import (
@@ -161,7 +163,8 @@ def run(
     weights: Tensor | None = None,
     blocks: Sequence[Tensor] | None = None,
     judge: Judge | LeaveOneOut | None = None,
-    start: Sequence[Metric] | None = None,
+    start: Sequence[Metric | PatchMetric] | None = None,
+    landmarks: Tensor | None = None,
     random_state: int = 0,
     callback: Callable[[dict[str, Any]], object] | None = None,
     interruptible: bool = True,
@@ -175,8 +178,8 @@ def run(
     Parameters
     ----------
     recipe : Recipe
-    x : Tensor of shape (n, d)
-        Encoded rows.
+    x : Tensor of shape (n, d) or (n, c, H, W)
+        Encoded rows, or images.
     targets : Tensor of shape (n, C)
         Coded targets.
     weights : Tensor of shape (n,), optional
@@ -185,8 +188,10 @@ def run(
         For parts of shape "block".
     judge : Judge or LeaveOneOut, optional
         Scores every candidate; without one every step needs a single alpha.
-    start : sequence of Metric, optional
+    start : sequence of Metric or PatchMetric, optional
         Metrics of the parts to start from, default the identity.
+    landmarks : Tensor of shape (p,), int64, optional
+        Rows of x whose kernel functions alone the predictor may use; ``dual`` is then (p, C).
     random_state : int
         For the rows of the median distance, of the AGOP and of the preconditioner.
     callback : callable, optional
@@ -206,7 +211,14 @@ def run(
     """
     # The largest entry of a metric depends on the coordinates; where the bandwidth follows, its scale does not matter.
     scaled = recipe.metric.normalize == "max" and recipe.bandwidth.constant is not None
-    if start is None and x.shape[1] > len(x) + 1 and lives_in_the_span(recipe.parts) and not scaled:
+    if (
+        start is None
+        and landmarks is None
+        and x.dim() == 2
+        and x.shape[1] > len(x) + 1
+        and not scaled
+        and lives_in_the_span(recipe.parts)
+    ):
         span = Span(x)
         seen = replace(judge, x=span(judge.x)) if isinstance(judge, HeldOut) else judge
         inside = run(
@@ -214,7 +226,7 @@ def run(
             interruptible=interruptible,
         )  # fmt: skip
         return replace(inside, kernel=span.lift(inside.kernel), kernels=[span.lift(k) for k in inside.kernels])
-    loop = _Loop(recipe, x, targets, weights, blocks, judge, start, random_state)
+    loop = _Loop(recipe, x, targets, weights, blocks, judge, start, landmarks, random_state)
     for t in range(recipe.max_iter + 1):
         try:
             going = loop.step(t)
@@ -245,21 +257,24 @@ class _Loop:
         weights: Tensor | None,
         blocks: Sequence[Tensor] | None,
         judge: Judge | LeaveOneOut | None,
-        start: Sequence[Metric] | None,
+        start: Sequence[Metric | PatchMetric] | None,
+        landmarks: Tensor | None,
         random_state: int,
     ) -> None:
         self.recipe, self.x, self.targets, self.weights = recipe, x, targets, weights
         self.blocks, self.judge, self.random_state = blocks, judge, random_state
+        self.basis = None if landmarks is None else x[landmarks]
         self.metrics = list(start) if start is not None else [_first(part, x) for part in recipe.parts]
         self.metrics = [_with_kernel(metric, part) for metric, part in zip(self.metrics, recipe.parts, strict=True)]
         rows = torch.randperm(len(x), generator=generator(random_state, "median"))[:MEDIAN_ROWS]
         self.median_rows = rows.to(x.device)
-        self.gram = x.new_empty(len(x), len(x)) if len(x) <= STORED else None
+        self.gram = x.new_empty(len(x), len(x)) if len(x) <= STORED and landmarks is None else None
         self.kernels: list[Kernel] = []
         self.history: list[dict[str, Any]] = []
         self.scores: list[tuple[int, float, float]] = []
         self.honest: list[Tensor | None] = []
         self.left_out: list[Tensor] = []
+        self.train_scores: dict[float, float] = {}
         self.best_score = float("inf")
         self.kept: Run | None = None
         self.previous: tuple[Tensor, int] | None = None
@@ -299,8 +314,14 @@ class _Loop:
     def _kernel(self) -> tuple[Kernel, list[float]]:
         """The machine's kernel with the bandwidths of its current rows."""
         rule = self.recipe.bandwidth
-        metrics, bandwidths = [], []
+        metrics: list[Metric | PatchMetric] = []
+        bandwidths: list[float] = []
         for metric in self.metrics:
+            if isinstance(metric, PatchMetric):  # homogeneous: in place of a bandwidth, the largest entry is made 1
+                scaled = metric.scaled_by(self.x)
+                metrics.append(scaled)
+                bandwidths.append(scaled.scale)
+                continue
             if not metric.has_bandwidth:
                 bandwidths.append(float("nan"))
                 metrics.append(metric)
@@ -313,9 +334,13 @@ class _Loop:
                 bandwidth = median_bandwidth(seen, multiple=rule.multiple or 1.0, p=order)
             bandwidths.append(bandwidth)
             metrics.append(metric.with_bandwidth(bandwidth))
-        return (metrics[0] if len(metrics) == 1 else MeanKernel(tuple(metrics))), bandwidths
+        if len(metrics) == 1:
+            return metrics[0], bandwidths
+        return MeanKernel(tuple(metric for metric in metrics if isinstance(metric, Metric))), bandwidths
 
     def _solve(self, kernel: Kernel, t: int, last: bool) -> list[tuple[float, RidgeSolution]]:
+        if self.basis is not None:
+            return self._solve_on_landmarks(kernel, self.basis, self._alphas(t))
         gram: Tensor | GramOperator
         if self.gram is not None:
             gram = kernel.fill_(self.x, self.gram)
@@ -346,6 +371,16 @@ class _Loop:
             found.append((alpha, solution))
         return found
 
+    def _solve_on_landmarks(
+        self, kernel: Kernel, basis: Tensor, alphas: Sequence[float]
+    ) -> list[tuple[float, RidgeSolution]]:
+        gram = kernel.fill_(basis, basis.new_empty(len(basis), len(basis)))
+        path = LandmarkPath(gram, kernel.matrix(self.x, basis), self.targets, self.weights)
+        self.train_scores = {alpha: squared_error(path.residuals(alpha), self.weights) for alpha in alphas}
+        if isinstance(self.judge, LeaveOneOut):
+            self.left_out = [self.targets - path.leave_one_out(alpha) for alpha in alphas]
+        return [(alpha, RidgeSolution(path.solve(alpha), "eigh", "exact", 0, 0.0, 0.0, 0.0)) for alpha in alphas]
+
     def _solve_leaving_one_out(
         self, gram: Tensor, alphas: Sequence[float], judge: LeaveOneOut
     ) -> list[tuple[float, RidgeSolution]]:
@@ -358,6 +393,8 @@ class _Loop:
             self.left_out = [self.targets - found.residuals]
             return [(alphas[0], found.solution)]
         path = RidgePath(gram, self.targets, self.weights)
+        # In single precision a kernel matrix may have small negative eigenvalues: ridges below them solve nothing.
+        alphas = [alpha for alpha in alphas if alpha > path.smallest_alpha or alpha == 0] or [max(alphas)]
         residuals = [path.leave_one_out(alpha, recentred=judge.recentred).to(self.targets) for alpha in alphas]
         self.left_out = [self.targets - residual for residual in residuals]
         return [(alpha, RidgeSolution(path.solve(alpha), "eigh", "exact", 0, 0.0, 0.0, 0.0)) for alpha in alphas]
@@ -379,7 +416,8 @@ class _Loop:
             return [(float("nan"), None)] * len(candidates)
         if isinstance(self.judge, LeaveOneOut):
             return [(squared_error(self.targets - values, self.weights), values) for values in self.left_out]
-        return list(self.judge(kernel, self.x, [solution.dual_coef for _, solution in candidates]))
+        basis = self.x if self.basis is None else self.basis
+        return list(self.judge(kernel, basis, [solution.dual_coef for _, solution in candidates]))
 
     def _record(
         self,
@@ -390,8 +428,12 @@ class _Loop:
         honest: Tensor | None,
         solution: RidgeSolution,
     ) -> dict[str, Any]:
-        # f(x_i) = y_i - alpha beta_i / w_i for the solution of the system.
-        ridge = alpha if self.weights is None else alpha / self.weights[:, None]
+        if self.basis is None:
+            # f(x_i) = y_i - alpha beta_i / w_i for the solution of the system.
+            ridge = alpha if self.weights is None else alpha / self.weights[:, None]
+            train_score = squared_error(ridge * solution.dual_coef, self.weights)
+        else:
+            train_score = self.train_scores[alpha]
         return {
             "iteration": t,
             "alpha": alpha,
@@ -399,7 +441,7 @@ class _Loop:
             "score": score,
             "score_se": self._standard_error(honest),
             "score_name": None if self.judge is None else self.judge.name,
-            "train_score": squared_error(ridge * solution.dual_coef, self.weights),
+            "train_score": train_score,
             "metric_change": float("nan"),
             "agop_se": float("nan"),
             "solver_reason": solution.reason,
@@ -433,15 +475,20 @@ class _Loop:
             return False
         return True
 
-    def _learned(self, kernel: Kernel, dual: Tensor, t: int) -> tuple[list[Metric], float]:
+    def _learned(self, kernel: Kernel, dual: Tensor, t: int) -> tuple[list[Metric | PatchMetric], float]:
         rule, parts = self.recipe.metric, self.recipe.parts
         outputs = principal_outputs(dual)
         rows = draw_points(len(self.x), outputs.shape[1], rule, generator(self.random_state, "agop", t)).to(dual.device)
         whole = len(rows) == len(self.x) and not rule.replacement
         points = self.x if whole else self.x[rows]
         weights = None if self.weights is None else self.weights[rows]
+        metric = self.metrics[0]
+        if isinstance(kernel, PatchMetric):
+            basis = self.x if self.basis is None else self.basis
+            found = patch_agop_of_expansion(kernel, basis, outputs, points, weights=weights, population=len(self.x))
+            return [replace(kernel, factor=metric_root(found.matrix, rule))], found.standard_error
+        assert isinstance(metric, Metric)
         if len(parts) == 1 and not parts[0].warp:
-            metric = self.metrics[0]
             inner = kernel.kernel if isinstance(kernel, Metric) else kernel
             shape = parts[0].shape
             agop = agop_of_expansion(
@@ -458,9 +505,10 @@ class _Loop:
         squares = gradients.square().sum(dim=1)
         if not bool(squares.sum() > 0) or not bool(torch.isfinite(squares).all()):
             raise FloatingPointError("The AGOP is zero or not finite")
-        learned = [
+        learned: list[Metric | PatchMetric] = [
             self._part(metric, part, gradients, squares, points, share)
             for metric, part in zip(self.metrics, parts, strict=True)
+            if isinstance(metric, Metric)  # patch metrics were dealt with above
         ]
         return learned, float("nan")
 
@@ -534,23 +582,30 @@ def draw_points(n: int, outputs: int, rule: MetricRule, source: torch.Generator)
     return torch.randperm(n, generator=source)[:wanted].sort().values
 
 
-def _first(part: Part, x: Tensor) -> Metric:
+def _first(part: Part, x: Tensor) -> Metric | PatchMetric:
+    if isinstance(part.kernel, ConvNTK):
+        return PatchMetric(part.kernel)
     return Metric(part.kernel.to(x), None, ColumnWarp.identity(x) if part.warp else None)
 
 
-def _with_kernel(metric: Metric, part: Part) -> Metric:
+def _with_kernel(metric: Metric | PatchMetric, part: Part) -> Metric | PatchMetric:
+    if isinstance(metric, PatchMetric):
+        assert isinstance(part.kernel, ConvNTK)
+        return replace(metric, kernel=part.kernel)
     return replace(metric, kernel=part.kernel)
 
 
-def _change(old: Metric, new: Metric) -> float:
+def _change(old: Metric | PatchMetric, new: Metric | PatchMetric) -> float:
     """Relative change of M, and of the slopes of the warp."""
     changes = []
     if new.factor is not None:
         after = _matrix(new.factor)
         before = torch.ones_like(after) if after.dim() == 1 else torch.eye(len(after), dtype=after.dtype)
         before = before.to(after) if old.factor is None else _matrix(old.factor)
+        if isinstance(new, PatchMetric):  # up to scale, which homogeneous kernels do not see
+            before, after = before / before.trace(), after / after.trace()
         changes.append(float((after - before).norm() / before.norm()))
-    if new.warp is not None and old.warp is not None:
+    if isinstance(new, Metric) and isinstance(old, Metric) and new.warp is not None and old.warp is not None:
         changes.append(float((new.warp.slopes - old.warp.slopes).norm() / old.warp.slopes.norm()))
     return max(changes, default=0.0)
 

@@ -22,7 +22,7 @@ from .rules import Rule
 from .selection import FOLDS, Selection, fold_of
 from .targets import ClassCoding, RegressionCoding
 
-__all__ = ["RFMClassifier", "RFMRegressor"]
+__all__ = ["RFMClassifier", "RFMRegressor", "take"]
 
 UNLIKE = 30  # ratio of the outputs' standard deviations from which one is told that their units matter
 _ASIDE = 0.2  # share of the rows that split intervals keep
@@ -260,8 +260,8 @@ class RFMRegressor(RegressorMixin, RFMBase):
         y_val: Any,
     ) -> None:
         if aside is not None:
-            values = self.predictor_.expansion(_take(X, aside))
-            targets = self.coding_.encode(_take(y, aside), len(aside))
+            values = self.predictor_.expansion(take(X, aside))
+            targets = self.coding_.encode(take(y, aside), len(aside))
             self._residuals = targets.to(values) - values
         if self.intervals == "cv_plus":
             n = len(problem.targets)
@@ -356,7 +356,7 @@ class RFMClassifier(ClassifierMixin, RFMBase):
         weights = coding.row_weights(y, n, weights)
         there = torch.arange(n) if weights is None else (weights > 0).nonzero()[:, 0]
         labels = torch.zeros(n, dtype=torch.int64)
-        labels[there] = coding.indices(_take(y, there), len(there))
+        labels[there] = coding.indices(take(y, there), len(there))
         one_hot = torch.nn.functional.one_hot(labels, len(coding.classes)).double()
         return coding, one_hot - coding.origin, weights, labels
 
@@ -382,7 +382,7 @@ class RFMClassifier(ClassifierMixin, RFMBase):
         self.sharpness_ = fit_sharpness(self.coding_.scores(honest * problem.scale), labels.to(honest.device), weights)
 
 
-def _take(values: Any, index: Tensor) -> Any:
+def take(values: Any, index: Tensor) -> Any:
     """Rows of an array, a tensor, a table or a sequence."""
     if isinstance(values, Tensor):
         return values[index.to(values.device)]

@@ -84,12 +84,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """``multiple`` times the median distance of the current rows, or a constant."""
+    """``multiple`` times the median distance of the current rows, or a constant; neither for kernels that have none."""
 
     multiple: float | None = 1.0
     constant: float | None = None
 
     def __str__(self) -> str:
+        if self.constant is None and self.multiple is None:
+            return "none"
         return f"{self.constant:g}" if self.constant is not None else f"median x {self.multiple:g}"
 
 

@@ -1,0 +1,444 @@
+"""What the convolutional machines share: parameters, images in and out, the fitted attributes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from .._random import generator
+from ..agop.of_patches import patch_agop_of_expansion
+from ..exceptions import DataError, FeatlearnWarning
+from ..kernels import ConvNTK, PatchMetric
+from ..linalg.psd import top_eigenvectors
+from .conv_fitting import ImagePlan, ImageProblem, conv_rule, fit_images, landmarks_of
+from .edges import EdgeReport, edge_report, patch_moment
+from .estimator import METHODS, is_whole, like, numbers
+from .images import as_images, as_shape, warn_of_blank
+from .loop import LeaveOneOut, Run, run
+from .selection import Selection
+from .weights import as_weights
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["ConvRFMBase", "honest_at_identity"]
+
+DIRECTIONS = 20  # leading eigenvectors of the patch AGOP that are kept
+CALIBRATED = 1500  # most images for calibration where nothing was selected
+PCA_IMAGES = 5000  # most images whose patches are averaged for the null
+
+
+class ConvRFMBase(TransformerMixin, BaseEstimator):
+    """What regressor and classifier share."""
+
+    coding_: Any
+
+    def __init__(
+        self,
+        patch_size: int = 3,
+        depth: int = 3,
+        *,
+        padding: int = 0,
+        alpha: Any = None,
+        max_iter: int | None = None,
+        rule: Any = "convrfm",
+        agop_images: int | None = None,
+        landmarks: int | None = None,
+        selection: str | None = "auto",
+        image_shape: Any = None,
+        tol: float = 1e-3,
+        warm_start: bool = False,
+        callback: Callable[[dict[str, Any]], object] | None = None,
+        n_jobs: int | None = None,
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.patch_size = patch_size
+        self.depth = depth
+        self.padding = padding
+        self.alpha = alpha
+        self.max_iter = max_iter
+        self.rule = rule
+        self.agop_images = agop_images
+        self.landmarks = landmarks
+        self.selection = selection
+        self.image_shape = image_shape
+        self.tol = tol
+        self.warm_start = warm_start
+        self.callback = callback
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+
+    # fitting ------------------------------------------------------------------------------------------------------
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, X_val: Any = None, y_val: Any = None) -> Self:
+        """Alternate kernel ridge regression and the patch AGOP; choose ridge and iterate without test data.
+
+        Parameters
+        ----------
+        X : array or Tensor of shape (n, c, H, W), (n, H, W) or (n, c H W)
+            Floating images as they are: nothing is scaled, and a common factor changes nothing.
+        y : array of shape (n,); for regression (n, C) too
+        sample_weight : array of shape (n,), optional
+            2 means that the image was given twice, 0 that it was left out.
+        X_val, y_val : like X and y, optional
+            Images for ``selection="validation"``, used for nothing else.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        DataError
+            For data or parameters that cannot be used, before any work.
+        """
+        plan = self._plan()
+        x = self._images(X, reset=True)
+        plan.kernel.check_images(x)
+        problem = self._problem(x, y, as_weights(sample_weight, len(x)))
+        _check_images(problem.x, plan)
+        validation = self._validation(X_val, y_val, problem)
+        start = None
+        if self.warm_start and hasattr(self, "kernel_"):
+            start = self._resumed(plan, problem)
+            plan = replace(plan, alphas=(self.alpha_,))
+        with _Progress(self.verbose, plan.max_iter) as watched:
+            fitted, chosen = fit_images(
+                plan, problem, validation, start=start, callback=watched(self.callback), runner=self._runner
+            )
+        self._store(X, plan, problem, fitted, chosen)
+        self._calibrate(plan, problem, chosen, y_val)
+        return self
+
+    def _plan(self) -> ImagePlan:
+        """The parameters, checked and with the rule's answers for None."""
+        rule = conv_rule(self.rule)
+        kernel = ConvNTK(self.patch_size, self.depth, self.padding)
+        alphas = rule.alphas if self.alpha is None else numbers("alpha", self.alpha, positive=False)
+        steps = rule.max_iter if self.max_iter is None else self.max_iter
+        if not is_whole(steps) or steps < 0:
+            raise DataError(f"Got max_iter={steps!r}, but expected a whole number of at least 0.")
+        if self.selection not in METHODS:
+            raise DataError(f"Got selection={self.selection!r}, but expected one of {', '.join(map(repr, METHODS))}.")
+        for name, least in (("agop_images", 1), ("landmarks", 2)):
+            value = getattr(self, name)
+            if value is not None and not (is_whole(value) and value >= least):
+                raise DataError(f"Got {name}={value!r}, but expected None or a whole number of at least {least}.")
+        if self.landmarks is not None and min(alphas) == 0:
+            raise DataError("Got alpha=0 with landmarks, but expected alpha > 0.")
+        if not 0 <= self.tol < np.inf:
+            raise DataError(f"Got tol={self.tol!r}, but expected a finite number of at least 0.")
+        metric = rule.metric if self.agop_images is None else replace(rule.metric, points=int(self.agop_images))
+        method = "none" if self.selection is None else self.selection
+        if method == "none":
+            alphas = (sorted(alphas)[len(alphas) // 2],) if self.alpha is None else alphas[:1]
+        seed = self.random_state
+        if not is_whole(seed):
+            seed = int(check_random_state(seed).randint(2**31 - 1))
+        return ImagePlan(
+            kernel, alphas, metric, int(steps), float(self.tol), method, self._centers, self.landmarks, int(seed)
+        )
+
+    _centers: bool = False
+
+    def _images(self, X: Any, *, reset: bool) -> Tensor:
+        """X as images; what a machine was fitted to is noted, or compared with."""
+        if isinstance(X, Tensor) and X.dim() == 2:
+            rows: Tensor | None = X.detach()
+        elif hasattr(X, "iloc") or np.ndim(X) in (0, 1, 2) or hasattr(X, "toarray"):
+            rows = torch.from_numpy(
+                np.asarray(validate_data(self, X, reset=reset, dtype=[np.float32, np.float64], order="C"))
+            )
+        else:
+            rows = None
+        if rows is None:
+            x = as_images(X)
+        else:
+            x = as_images(rows.to(torch.float32).reshape(len(rows), *self._shape_of_rows(rows.shape[1], reset)))
+        if reset:
+            self.image_shape_ = (x.shape[1], x.shape[2], x.shape[3])
+            self.n_features_in_ = int(np.prod(self.image_shape_))
+        elif tuple(x.shape[1:]) != self.image_shape_:
+            raise DataError(f"Got images of shape {tuple(x.shape[1:])}, but expected {self.image_shape_}, as in fit.")
+        return x
+
+    def _shape_of_rows(self, pixels: int, reset: bool) -> tuple[int, int, int]:
+        if not reset:
+            shape = self.image_shape_
+        elif self.image_shape is not None:
+            shape = as_shape(self.image_shape)
+        elif self.patch_size == 1:
+            shape = (pixels, 1, 1)
+        else:
+            raise DataError(
+                f"Got X with {pixels} numbers a row, but expected images. Pass image_shape=(channels, height, width), "
+                "or reshape X; with patch_size=1 a row is one pixel of many channels."
+            )
+        if int(np.prod(shape)) != pixels:
+            raise DataError(f"Got X with {pixels} features, but expected {int(np.prod(shape))} for images {shape}.")
+        return shape
+
+    def _problem(self, x: Tensor, y: Any, weights: Tensor | None) -> ImageProblem:
+        """Images and coded targets; images of weight 0 are dropped."""
+        n = len(x)
+        if n < 2:
+            raise DataError(f"Got {n} sample(s), but expected at least 2 images.")
+        self.coding_, targets, weights, labels = self._targets(y, n, weights)
+        if weights is not None:
+            places = (weights > 0).nonzero()[:, 0]
+            x, targets, weights = x[places.to(x.device)], targets[places], weights[places]
+            labels = None if labels is None else labels[places]
+        if not bool(targets.any()):
+            warnings.warn(
+                "Got equal targets for all images: that is what is predicted, and no features are learned.",
+                FeatlearnWarning,
+                stacklevel=3,
+            )
+        scale = float(targets.square().mean().sqrt()) or 1.0
+        weights = None if weights is None else weights.to(x)
+        return ImageProblem(x, (targets / scale).to(x), weights, labels, scale)
+
+    def _targets(self, y: Any, n: int, weights: Tensor | None) -> tuple[Any, Tensor, Tensor | None, Tensor | None]:
+        """Coding, coded targets, weights of the images, class indices."""
+        raise NotImplementedError
+
+    def _validation(self, X_val: Any, y_val: Any, problem: ImageProblem) -> tuple[Tensor, Tensor] | None:
+        if self.selection != "validation":
+            if X_val is None and y_val is None:
+                return None
+            raise DataError(
+                f'Got X_val or y_val, which selection={self.selection!r} does not use. Pass selection="validation".'
+            )
+        if X_val is None or y_val is None:
+            raise DataError('Got selection="validation" without X_val and y_val. Pass both to fit.')
+        x = self._images(X_val, reset=False).to(problem.x)
+        return x, (self.coding_.encode(y_val, len(x)) / problem.scale).to(x)
+
+    def _resumed(self, plan: ImagePlan, problem: ImageProblem) -> PatchMetric:
+        if self.kernel_.kernel != plan.kernel or self._basis.shape[1] != problem.x.shape[1]:
+            raise DataError(
+                "Got warm_start=True with another kernel or other channels than in the last fit. Pass the same ones, "
+                "or warm_start=False."
+            )
+        metric = PatchMetric(plan.kernel, self.kernel_.factor)
+        return metric.to(problem.x)
+
+    def _runner(self, calls: Sequence[Callable[[], Run]]) -> list[Run]:
+        runs: Iterable[Run] = (call() for call in calls)
+        if self.n_jobs not in (None, 1):
+            parallel = Parallel(n_jobs=self.n_jobs, prefer="threads", return_as="generator")
+            runs = parallel(delayed(call)() for call in calls)
+        if self.verbose:
+            from rich.console import Console
+            from rich.progress import track
+
+            console = Console(stderr=True)
+            runs = track(runs, total=len(calls), description="Selecting", console=console, transient=True)
+        return list(runs)
+
+    def _store(self, X: Any, plan: ImagePlan, problem: ImageProblem, fitted: Run, chosen: Selection | None) -> None:
+        assert isinstance(fitted.kernel, PatchMetric)
+        landmarks = landmarks_of(plan, len(problem.x), problem.labels)
+        self._of_tensor = isinstance(X, Tensor)
+        self._basis = problem.x if landmarks is None else problem.x[landmarks]
+        self._dual = fitted.dual * problem.scale
+        self.kernel_ = fitted.kernel
+        self.alpha_ = fitted.alpha
+        self.n_iter_ = fitted.step
+        self.history_ = fitted.history
+        self.selection_ = chosen
+        self.solution_ = fitted.solution
+        self._metrics = [kernel.factor for kernel in fitted.kernels if isinstance(kernel, PatchMetric)]
+        found = self._final_agop(plan, problem)
+        values, vectors = top_eigenvectors(found.matrix, min(len(found.matrix), DIRECTIONS))
+        c, size = problem.x.shape[1], plan.kernel.patch_size
+        total = float(found.matrix.double().trace())
+        shares = values.clamp_min(0) / total if total > 0 else torch.zeros_like(values)
+        self._filters = vectors.to(found.matrix)
+        self.patch_agop_ = self._public(found.matrix)
+        self.patch_agop_se_ = found.standard_error
+        self.patch_factor_ = self._public(_symmetric(fitted.kernel.factor, found.matrix))
+        self.directions_ = self._public(vectors.mT.reshape(-1, c, size, size).contiguous())
+        self.direction_shares_ = self._public(shares)
+        self.dual_coef_ = self._public(self._dual)
+        part = problem.x[:PCA_IMAGES]
+        self._patch_moment = patch_moment(plan.kernel, part)
+
+    def _final_agop(self, plan: ImagePlan, problem: ImageProblem) -> Any:
+        """Patch AGOP of the fitted predictor at random training images."""
+        wanted = min(len(problem.x), int(plan.metric.points) if is_whole(plan.metric.points) else len(problem.x))
+        rows = torch.randperm(len(problem.x), generator=generator(plan.random_state, "final"))[:wanted].sort().values
+        weights = None if problem.weights is None else problem.weights[rows]
+        return patch_agop_of_expansion(
+            self.kernel_, self._basis, self._dual, problem.x[rows], weights=weights, population=len(problem.x)
+        )
+
+    def _public(self, tensor: Tensor) -> Any:
+        """A tensor where X was one, else an array."""
+        return tensor if self._of_tensor else tensor.cpu().numpy()
+
+    def _calibrate(self, plan: ImagePlan, problem: ImageProblem, chosen: Selection | None, y_val: Any) -> None:
+        """What a classifier learns about its scores."""
+
+    # use ----------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _expansion(self, X: Any) -> Tensor:
+        check_is_fitted(self)
+        x = self._images(X, reset=False)
+        return self.kernel_.expansion(self._basis, x.to(self._basis), self._dual)
+
+    @torch.no_grad()
+    def transform(self, X: Any) -> Any:
+        r"""Images filtered by the leading directions, (n, k, h, w): :math:`\sqrt{\lambda_j} \langle u_j, v_p \rangle`.
+
+        Of rows X (n, pixels) the answer is rows too, (n, k h w). :math:`\lambda_j` is the direction's share of the
+        patch AGOP's trace.
+        """
+        check_is_fitted(self)
+        x = self._images(X, reset=False).to(self._basis)
+        shares = torch.as_tensor(self.direction_shares_, device=x.device, dtype=x.dtype)
+        maps = self.kernel_.kernel.filtered(x, self._filters * shares.sqrt()).permute(0, 3, 1, 2)
+        return like(X, maps.flatten(1) if np.ndim(X) == 2 else maps)
+
+    @torch.no_grad()
+    def saliency(self, X: Any) -> Any:
+        r"""Where on its images the machine looks, (n, H, W).
+
+        .. math:: \sqrt{\textstyle\sum_{o, c} (\partial f_o / \partial x_c)^2}
+
+        In output units per pixel unit. Costs one reverse pass of the kernel for each pair of an image and a training
+        image.
+        """
+        check_is_fitted(self)
+        x = self._images(X, reset=False).to(self._basis)
+        gradients = self.kernel_.expansion_gradient(self._basis, x, self._dual)
+        return like(np.empty(0) if np.ndim(X) == 2 else X, gradients.square().sum(dim=(1, 2)).sqrt())
+
+    def metric_at(self, t: int) -> Any:
+        """M (q, q) at step t of the final fit, of trace 1; the identity over q at t = 0."""
+        check_is_fitted(self)
+        if not is_whole(t) or not 0 <= t < len(self._metrics):
+            raise DataError(f"Got t={t}, but expected a step from 0 to {len(self._metrics) - 1}.")
+        factor = self._metrics[t]
+        root = torch.eye(len(self.patch_agop_)).to(self._basis) if factor is None else factor
+        square = root @ root.mT
+        return self._public(square / square.trace())
+
+    def edge_report(self, others: dict[str, Any] | None = None, *, top: int | None = None) -> EdgeReport:
+        """How close the leading directions are to oriented derivatives, beside random directions and patch PCA.
+
+        Parameters
+        ----------
+        others : dict of str to array (q, q), optional
+            Matrices between the same patches to compare with, such as ``W^T W`` of a network's filters (k, q), or its
+            patch AGOP.
+        top : int, optional
+            Directions; default twice the channels, the dimension of all first derivatives.
+
+        Returns
+        -------
+        EdgeReport
+        """
+        check_is_fitted(self)
+        matrices = {"ConvRFM": torch.as_tensor(self.patch_agop_), **(others or {})}
+        return edge_report(matrices, self.image_shape_[0], patch_moment=self._patch_moment, top=top)
+
+    def plot_filters(self, top: int = 8) -> Figure:
+        """The leading directions as patches, beside those of patch PCA."""
+        from ..plots.filters import plot_filters
+
+        return plot_filters(self.edge_report(top=top).to_dict())
+
+    def plot_saliency(self, X: Any, *, labels: Sequence[Any] | None = None) -> Figure:
+        """Images, where the machine looks on them, and how edges and the leading direction answer."""
+        from ..plots.filters import plot_saliency
+
+        x = self._images(X, reset=False)
+        leading = self.kernel_.kernel.filtered(x.to(self._basis), self._filters[:, :1])[..., 0].abs()
+        return plot_saliency(x.cpu(), torch.as_tensor(self.saliency(x)).cpu(), leading.cpu(), labels=labels)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = self.image_shape is not None or self.patch_size == 1
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+class _Progress:
+    """A bar of the loop's steps, shown when asked for."""
+
+    def __init__(self, verbose: int, steps: int) -> None:
+        self.steps = steps
+        self.bar: Any = None
+        if verbose:
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self.bar = Progress(console=Console(stderr=True), transient=True)
+
+    def __enter__(self) -> Callable[[Any], Any]:
+        if self.bar is None:
+            return lambda callback: callback
+        self.bar.start()
+        task = self.bar.add_task("Fitting", total=self.steps + 1)
+
+        def watched(callback: Any) -> Any:
+            def seen(record: dict[str, Any]) -> object:
+                self.bar.update(task, completed=record["iteration"] + 1)
+                return None if callback is None else callback(record)
+
+            return seen
+
+        return watched
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+
+def _check_images(x: Tensor, plan: ImagePlan) -> None:
+    warn_of_blank(x)
+    first = x[:1]
+    same = (x == first).flatten(1).all(dim=1)
+    if bool(same.all()):
+        raise DataError(f"Got {len(x)} equal images, but expected different ones. Nothing can be told apart.")
+    if min(plan.alphas) == 0:
+        _, place, counts = torch.unique(x.flatten(1), dim=0, return_inverse=True, return_counts=True)
+        if int(counts.max()) > 1:
+            one, other = (place == counts.argmax()).nonzero()[:2, 0].tolist()
+            raise DataError(
+                f"Got alpha=0 with equal images ({one} and {other}), but expected alpha > 0 or distinct images: the "
+                "kernel matrix is singular."
+            )
+
+
+def _symmetric(factor: Tensor | None, q: Tensor) -> Tensor:
+    """The symmetric root of ``A A^T``, or of the identity."""
+    if factor is None:
+        return torch.eye(len(q)).to(q)
+    values, vectors = torch.linalg.eigh((factor @ factor.mT).double())
+    return ((vectors * values.clamp_min(0).sqrt()) @ vectors.mT).to(q)
+
+
+def honest_at_identity(plan: ImagePlan, problem: ImageProblem) -> tuple[Tensor, Tensor]:
+    """Images, and leave-one-out expansions at them of the machine before any metric was learned: honest there."""
+    n = len(problem.x)
+    rows = torch.randperm(n, generator=generator(plan.random_state, "calibration"))[:CALIBRATED]
+    x, targets, weights, _ = problem.at(rows)
+    recipe = plan.recipe([[max(plan.alphas[0], 1e-6)]], 0, selected=False)
+    fitted = run(recipe, x, targets, weights=weights, judge=LeaveOneOut(plan.centered and len(rows) == n))
+    assert fitted.honest[0] is not None
+    return rows, fitted.honest[0]
