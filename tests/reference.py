@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+Array = NDArray[np.float64]
 Call = Callable[[nn.Module, Any], Tensor]
 
 
@@ -221,3 +224,80 @@ def probe_error(law: str, jacobians: Tensor, weight: Tensor) -> float:
             }[law]
         )
     return float(torch.stack(errors).sum()) / len(jacobians) ** 2
+
+
+# --- the convolutional tangent kernel: arrays and loops over pairs, positions and layers ------------------------------
+
+
+def image_patches(image: Array, size: int, padding: int = 0) -> Array:
+    """Patches (h, w, q) of one image (c, H, W), q in the order (channel, row, column)."""
+    channels, height, width = image.shape
+    padded = np.zeros((channels, height + 2 * padding, width + 2 * padding))
+    padded[:, padding : padding + height, padding : padding + width] = image
+    h, w = padded.shape[1] - size + 1, padded.shape[2] - size + 1
+    patches = np.empty((h, w, channels * size**2))
+    for y, x in np.ndindex(h, w):
+        patches[y, x] = padded[:, y : y + size, x : x + size].reshape(-1)
+    return patches
+
+
+def conv_ntk_of_patches(u: Array, v: Array, channels: int, size: int, depth: int) -> float:
+    """Kernel value of two images, given as projected patches (h, w, k)."""
+    h, w, _ = u.shape
+    s, a, b = (np.array([[float(one[y, x] @ other[y, x]) for x in range(w)] for y in range(h)]) / channels
+               for one, other in ((u, v), (u, u), (v, v)))  # fmt: skip
+    theta = s
+    for layer in range(depth):
+        n, t = np.zeros_like(s), np.zeros_like(s)
+        for p in np.ndindex(s.shape):
+            r = (a[p] * b[p]) ** 0.5
+            if r > 0:
+                rho = min(max(s[p] / r, -1.0), 1.0)
+                rest = np.pi - np.arccos(rho)
+                n[p] = r * ((1 - rho**2) ** 0.5 + rho * rest) / np.pi
+                t[p] = theta[p] * rest / np.pi
+        if layer < depth - 1:
+            s, a, b = window_sums(n, size), window_sums(a, size), window_sums(b, size)
+            theta = s + window_sums(t, size)
+    return float((n + t).mean())
+
+
+def window_sums(values: Array, size: int) -> Array:
+    """Sums over all windows inside a map (h, w)."""
+    sums = np.zeros((values.shape[0] - size + 1, values.shape[1] - size + 1))
+    for y, x in np.ndindex(sums.shape):
+        sums[y, x] = values[y : y + size, x : x + size].sum()
+    return sums
+
+
+def conv_ntk(x: Array, z: Array, size: int, depth: int, padding: int = 0, factor: Array | None = None) -> Array:
+    """Kernel matrix (n, m) of images (n, c, H, W) and (m, c, H, W); patches times ``factor`` (q, k) if there is one."""
+    square = np.eye(x.shape[1] * size**2) if factor is None else factor
+    u, v = ([image_patches(image, size, padding) @ square for image in images] for images in (x, z))
+    return np.array([[conv_ntk_of_patches(one, other, x.shape[1], size, depth) for other in v] for one in u])
+
+
+def conv_ntk_patch_gradients(
+    x: Array, z: Array, dual: Array, size: int, depth: int, padding: int = 0, factor: Array | None = None,
+    step: float = 1e-5,
+) -> Array:  # fmt: skip
+    """Central differences (m, C, h, w, q) of a kernel expansion: every number of every patch of z moved on its own."""
+    channels = x.shape[1]
+    square = np.eye(channels * size**2) if factor is None else factor
+    u = [image_patches(image, size, padding) @ square for image in x]
+
+    def outputs(patches: Array) -> Array:
+        values = [conv_ntk_of_patches(one, patches @ square, channels, size, depth) for one in u]
+        return np.array(values) @ dual
+
+    found = []
+    for image in z:
+        patches = image_patches(image, size, padding)
+        gradient = np.empty((dual.shape[1], *patches.shape))
+        for place in np.ndindex(patches.shape):
+            ahead, behind = patches.copy(), patches.copy()
+            ahead[place] += step
+            behind[place] -= step
+            gradient[(slice(None), *place)] = (outputs(ahead) - outputs(behind)) / (2 * step)
+        found.append(gradient)
+    return np.array(found)
