@@ -10,7 +10,8 @@ How much, and where, does my network learn features?
 
 Can models without backpropagation learn features too?
     Recursive feature machines, as scikit-learn estimators: ``RFMRegressor``, ``RFMClassifier``; for many rows
-    ``RFMTreeRegressor``, ``RFMTreeClassifier``.
+    ``RFMTreeRegressor``, ``RFMTreeClassifier``; for images ``ConvRFMClassifier``, ``ConvRFMRegressor``,
+    ``DeepConvRFMClassifier``.
     Matrix completion: ``LinearRFM``. Layers of machines: ``deep_rfm``. Grokking without a network: ``grok``.
 
 Names load at first use: ``import featlearn`` imports no other package. Data to try things on is in
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from .agop.feature_speed import feature_speed
     from .agop.layers import Rows, register_layer_rule
     from .agop.of_module import agop_of_module, patch_agop
+    from .machines.conv_rfm import ConvRFMClassifier, ConvRFMRegressor
+    from .machines.deep_conv_rfm import DeepConvRFMClassifier
     from .machines.deep_rfm import deep_rfm
     from .machines.grokking import grok
     from .machines.linear_rfm import LinearRFM
@@ -63,6 +66,9 @@ __all__ = [
     "RFMClassifier",
     "RFMTreeRegressor",
     "RFMTreeClassifier",
+    "ConvRFMClassifier",
+    "ConvRFMRegressor",
+    "DeepConvRFMClassifier",
     "LinearRFM",
     "deep_rfm",
     "grok",
@@ -96,6 +102,9 @@ _HOME = {
     "RFMClassifier": "machines.rfm",
     "RFMTreeRegressor": "machines.tree",
     "RFMTreeClassifier": "machines.tree",
+    "ConvRFMClassifier": "machines.conv_rfm",
+    "ConvRFMRegressor": "machines.conv_rfm",
+    "DeepConvRFMClassifier": "machines.deep_conv_rfm",
     "LinearRFM": "machines.linear_rfm",
     "deep_rfm": "machines.deep_rfm",
     "grok": "machines.grokking",

@@ -30,7 +30,8 @@ LANES = 64  # images of a tile: eight vector registers, and a row of 30 position
 AT_ONCE = 2**25  # bytes of prepared evaluation images held at once
 
 # Sums may be reordered, which is what lets them run in vector registers; NaN and infinity keep their meaning.
-compiled = numba.njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+# Compiling takes 12 s: the machine code is kept beside this file, or where NUMBA_CACHE_DIR says.
+compiled = numba.njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"}, cache=True)
 
 Single = NDArray[np.float32]
 

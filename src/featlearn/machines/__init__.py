@@ -10,17 +10,36 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .columns import Columns
+    from .conv_rfm import ConvRFMClassifier, ConvRFMRegressor
+    from .deep_conv_rfm import DeepConvRFMClassifier
+    from .edges import EdgeReport, edge_report
     from .export import load
     from .rfm import RFMClassifier, RFMRegressor
     from .rules import MetricRule
 
-__all__ = ["Columns", "MetricRule", "RFMClassifier", "RFMRegressor", "load"]
+__all__ = [
+    "Columns",
+    "ConvRFMClassifier",
+    "ConvRFMRegressor",
+    "DeepConvRFMClassifier",
+    "EdgeReport",
+    "MetricRule",
+    "RFMClassifier",
+    "RFMRegressor",
+    "edge_report",
+    "load",
+]
 
 _HOME = {
     "Columns": "columns",
+    "ConvRFMClassifier": "conv_rfm",
+    "ConvRFMRegressor": "conv_rfm",
+    "DeepConvRFMClassifier": "deep_conv_rfm",
+    "EdgeReport": "edges",
     "MetricRule": "rules",
     "RFMClassifier": "rfm",
     "RFMRegressor": "rfm",
+    "edge_report": "edges",
     "load": "export",
 }
 

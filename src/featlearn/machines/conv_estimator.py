@@ -21,7 +21,7 @@ from ..exceptions import DataError, FeatlearnWarning
 from ..kernels import ConvNTK, PatchMetric
 from ..linalg.psd import top_eigenvectors
 from .conv_fitting import ImagePlan, ImageProblem, conv_rule, fit_images, landmarks_of
-from .edges import EdgeReport, edge_report, patch_moment
+from .edges import EdgeReport, edge_report, patch_moment, sobel_magnitude
 from .estimator import METHODS, is_whole, like, numbers
 from .images import as_images, as_shape, warn_of_blank
 from .loop import LeaveOneOut, Run, run
@@ -294,6 +294,11 @@ class ConvRFMBase(TransformerMixin, BaseEstimator):
 
     # use ----------------------------------------------------------------------------------------------------------
 
+    def images_of(self, X: Any) -> Tensor:
+        """X as the machine sees it: images (n, c, H, W) in single precision, checked against those of fit."""
+        check_is_fitted(self)
+        return self._images(X, reset=False)
+
     @torch.no_grad()
     def _expansion(self, X: Any) -> Tensor:
         check_is_fitted(self)
@@ -368,7 +373,8 @@ class ConvRFMBase(TransformerMixin, BaseEstimator):
 
         x = self._images(X, reset=False)
         leading = self.kernel_.kernel.filtered(x.to(self._basis), self._filters[:, :1])[..., 0].abs()
-        return plot_saliency(x.cpu(), torch.as_tensor(self.saliency(x)).cpu(), leading.cpu(), labels=labels)
+        maps = (x, self.saliency(x), leading, sobel_magnitude(x))
+        return plot_saliency(*(torch.as_tensor(values).cpu() for values in maps), labels=labels)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -3,7 +3,9 @@
 ``plot_feature_report``, ``plot_centered``, ``plot_spectra`` and ``plot_directions`` draw ``FeatureReport.to_dict()``;
 ``plot_history`` draws what a ``FeatureTracker`` recorded; ``plot_grokking`` a ``GrokkingResult``, ``plot_deep_rfm`` a
 ``DeepRFMResult``. ``plot_machine`` and its parts ``plot_importances``, ``plot_scree`` and ``plot_selection`` draw
-``to_dict()`` of a fitted machine, and of its selection; ``plot_tree`` that of a tree. Names load at first use, and
+``to_dict()`` of a fitted machine, and of its selection; ``plot_tree`` that of a tree. ``plot_filters`` draws
+``EdgeReport.to_dict()``, ``plot_saliency`` images and where a machine looks on them, ``plot_deep_conv_rfm`` a deep
+convolutional machine. Names load at first use, and
 matplotlib with them.
 """
 
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .deep_rfm import plot_deep_rfm
     from .features import plot_centered, plot_directions, plot_feature_report, plot_spectra
+    from .filters import plot_deep_conv_rfm, plot_filters, plot_saliency
     from .grokking import plot_grokking
     from .machines import plot_importances, plot_machine, plot_scree, plot_selection
     from .tracking import plot_history
@@ -22,13 +25,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "plot_centered",
+    "plot_deep_conv_rfm",
     "plot_deep_rfm",
     "plot_directions",
     "plot_feature_report",
+    "plot_filters",
     "plot_grokking",
     "plot_history",
     "plot_importances",
     "plot_machine",
+    "plot_saliency",
     "plot_scree",
     "plot_selection",
     "plot_spectra",
@@ -37,13 +43,16 @@ __all__ = [
 
 _HOME = {
     "plot_centered": "features",
+    "plot_deep_conv_rfm": "filters",
     "plot_deep_rfm": "deep_rfm",
     "plot_directions": "features",
     "plot_feature_report": "features",
+    "plot_filters": "filters",
     "plot_grokking": "grokking",
     "plot_history": "tracking",
     "plot_importances": "machines",
     "plot_machine": "machines",
+    "plot_saliency": "filters",
     "plot_scree": "machines",
     "plot_selection": "machines",
     "plot_spectra": "features",
