@@ -212,6 +212,32 @@ def test_the_factor_follows_the_images() -> None:
     assert plain.to(x).factor is None
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_scaled_by_images_the_largest_of_their_diagonal_is_one(dtype: torch.dtype) -> None:
+    x = pictures(6, 2, 6, 7, seed=1).to(dtype)
+    for columns in (None, 4):
+        metric = metric_of((2, 6, 7, 3, 2, 0), columns, scale=7.0).to(x)
+        scaled = metric.scaled_by(x)
+        assert float(scaled.diagonal(x).max()) == pytest.approx(1, rel=1e-6)
+        torch.testing.assert_close(scaled.matrix(x, x) * scaled.scale, metric.matrix(x, x) * 7)
+        for bad in (torch.zeros_like(x), x * math.nan, x * math.inf):
+            with pytest.raises(DataError, match=r"Got images whose largest k\(x, x\) is"):
+                metric.scaled_by(bad)
+
+
+def test_single_precision_works_whatever_the_default_is() -> None:
+    x, z, dual = pictures(5, 1, 6, 7, seed=1).float(), pictures(4, 1, 6, 7, seed=2).float(), normal(5, 2).float()
+    for columns in (None, 2, 9):
+        metric = metric_of((1, 6, 7, 3, 2, 0), columns).to(x)
+        values, gradients = metric.matrix(x, z), patch_gradients(metric, x, z, dual)
+        torch.set_default_dtype(torch.float64)
+        try:
+            assert torch.equal(metric.matrix(x, z), values)
+            assert torch.equal(patch_gradients(metric, x, z, dual), gradients)
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
 # patch gradients ------------------------------------------------------------------------------------------------------
 
 
