@@ -7,14 +7,17 @@ paired difference.
 
     python conv_rfm_beside_fixed_kernel_deep_conv_rfm_and_cnn.py [n ...]
 
-Rows that are in the result file already are kept, so that it can be run size by size.
+The four files of Fashion-MNIST are read from the folder that ``FASHION_MNIST`` names. Rows that are in the result file already are kept, so that it can be run size by size.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +27,13 @@ from measuring import RESULTS, report
 from torch import Tensor
 
 from featlearn import ConvRFMClassifier, DeepConvRFMClassifier
-from featlearn.datasets import load_cifar10_jpeg, load_fashion_mnist, load_mnist
+from featlearn.datasets import ImageData, load_cifar10_jpeg, load_fashion_mnist, load_mnist
 
-SETS = {"Fashion-MNIST": load_fashion_mnist, "MNIST": load_mnist, "CIFAR-10 (JPEG)": load_cifar10_jpeg}
+SETS: dict[str, Callable[..., ImageData]] = {
+    "Fashion-MNIST": partial(load_fashion_mnist, folder=os.environ.get("FASHION_MNIST")),
+    "MNIST": load_mnist,
+    "CIFAR-10 (JPEG)": load_cifar10_jpeg,
+}
 SIZES = (500, 1000, 2000, 5000)
 TEST = 2000
 DEEP = {"layers": 3, "width": 32, "max_iter": 1}
