@@ -23,7 +23,7 @@ from ..linalg.psd import top_eigenvectors
 from .conv_fitting import ImagePlan, ImageProblem, conv_rule, fit_images, landmarks_of
 from .edges import EdgeReport, edge_report, patch_moment, sobel_magnitude
 from .estimator import METHODS, is_whole, like, numbers
-from .images import as_images, as_shape, warn_of_blank
+from .images import as_images, as_shape, from_array, warn_of_blank
 from .loop import LeaveOneOut, Run, run
 from .selection import Selection
 from .weights import as_weights
@@ -107,8 +107,9 @@ class ConvRFMBase(TransformerMixin, BaseEstimator):
         plan = self._plan()
         x = self._images(X, reset=True)
         plan.kernel.check_images(x)
-        problem = self._problem(x, y, as_weights(sample_weight, len(x)))
-        _check_images(problem.x, plan)
+        weights = as_weights(sample_weight, len(x))
+        problem = self._problem(x, y, weights)
+        _check_images(problem.x, plan, torch.arange(len(x)) if weights is None else (weights > 0).nonzero()[:, 0])
         validation = self._validation(X_val, y_val, problem)
         start = None
         if self.warm_start and hasattr(self, "kernel_"):
@@ -158,15 +159,19 @@ class ConvRFMBase(TransformerMixin, BaseEstimator):
         if isinstance(X, Tensor) and X.dim() == 2:
             rows: Tensor | None = X.detach()
         elif hasattr(X, "iloc") or np.ndim(X) in (0, 1, 2) or hasattr(X, "toarray"):
-            rows = torch.from_numpy(
-                np.asarray(validate_data(self, X, reset=reset, dtype=[np.float32, np.float64], order="C"))
-            )
+            rows = from_array(np.asarray(validate_data(self, X, reset=reset, dtype=[np.float32, np.float64])))
         else:
             rows = None
+        shape = self._known_shape(reset)
         if rows is None:
-            x = as_images(X)
+            x = as_images(X, shape=shape)
+            if reset and hasattr(self, "feature_names_in_"):
+                del self.feature_names_in_  # of another fit, to a table
         else:
-            x = as_images(rows.to(torch.float32).reshape(len(rows), *self._shape_of_rows(rows.shape[1], reset)))
+            shape = self._shape_of_rows(rows.shape[1], shape)
+            x = as_images(rows.to(torch.float32).reshape(len(rows), *shape), shape=shape)
+        if reset and shape is not None and tuple(x.shape[1:]) != shape:
+            raise DataError(f"Got images of shape {tuple(x.shape[1:])}, but expected image_shape={shape}.")
         if reset:
             self.image_shape_ = (x.shape[1], x.shape[2], x.shape[3])
             self.n_features_in_ = int(np.prod(self.image_shape_))
@@ -174,14 +179,16 @@ class ConvRFMBase(TransformerMixin, BaseEstimator):
             raise DataError(f"Got images of shape {tuple(x.shape[1:])}, but expected {self.image_shape_}, as in fit.")
         return x
 
-    def _shape_of_rows(self, pixels: int, reset: bool) -> tuple[int, int, int]:
+    def _known_shape(self, reset: bool) -> tuple[int, int, int] | None:
+        """That of the images of fit, or what they are declared to be."""
         if not reset:
-            shape = self.image_shape_
-        elif self.image_shape is not None:
-            shape = as_shape(self.image_shape)
-        elif self.patch_size == 1:
+            return self.image_shape_
+        return None if self.image_shape is None else as_shape(self.image_shape)
+
+    def _shape_of_rows(self, pixels: int, shape: tuple[int, int, int] | None) -> tuple[int, int, int]:
+        if shape is None and self.patch_size == 1:
             shape = (pixels, 1, 1)
-        else:
+        if shape is None:
             raise DataError(
                 f"Got X with {pixels} numbers a row, but expected images. Pass image_shape=(channels, height, width), "
                 "or reshape X; with patch_size=1 a row is one pixel of many channels."
@@ -198,6 +205,8 @@ class ConvRFMBase(TransformerMixin, BaseEstimator):
         self.coding_, targets, weights, labels = self._targets(y, n, weights)
         if weights is not None:
             places = (weights > 0).nonzero()[:, 0]
+            if len(places) < 2:
+                raise DataError(f"Got {len(places)} image of positive weight, but expected at least 2.")
             x, targets, weights = x[places.to(x.device)], targets[places], weights[places]
             labels = None if labels is None else labels[places]
         if not bool(targets.any()):
@@ -296,12 +305,12 @@ class ConvRFMBase(TransformerMixin, BaseEstimator):
 
     def images_of(self, X: Any) -> Tensor:
         """X as the machine sees it: images (n, c, H, W) in single precision, checked against those of fit."""
-        check_is_fitted(self)
+        check_is_fitted(self, "dual_coef_")
         return self._images(X, reset=False)
 
     @torch.no_grad()
     def _expansion(self, X: Any) -> Tensor:
-        check_is_fitted(self)
+        check_is_fitted(self, "dual_coef_")
         x = self._images(X, reset=False)
         return self.kernel_.expansion(self._basis, x.to(self._basis), self._dual)
 
@@ -312,7 +321,7 @@ class ConvRFMBase(TransformerMixin, BaseEstimator):
         Of rows X (n, pixels) the answer is rows too, (n, k h w). :math:`\lambda_j` is the direction's share of the
         patch AGOP's trace.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "dual_coef_")
         x = self._images(X, reset=False).to(self._basis)
         shares = torch.as_tensor(self.direction_shares_, device=x.device, dtype=x.dtype)
         maps = self.kernel_.kernel.filtered(x, self._filters * shares.sqrt()).permute(0, 3, 1, 2)
@@ -327,14 +336,14 @@ class ConvRFMBase(TransformerMixin, BaseEstimator):
         In output units per pixel unit. Costs one reverse pass of the kernel for each pair of an image and a training
         image.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "dual_coef_")
         x = self._images(X, reset=False).to(self._basis)
         gradients = self.kernel_.expansion_gradient(self._basis, x, self._dual)
-        return like(np.empty(0) if np.ndim(X) == 2 else X, gradients.square().sum(dim=(1, 2)).sqrt())
+        return like(X, gradients.square().sum(dim=(1, 2)).sqrt())
 
     def metric_at(self, t: int) -> Any:
         """M (q, q) at step t of the final fit, of trace 1; the identity over q at t = 0."""
-        check_is_fitted(self)
+        check_is_fitted(self, "dual_coef_")
         if not is_whole(t) or not 0 <= t < len(self._metrics):
             raise DataError(f"Got t={t}, but expected a step from 0 to {len(self._metrics) - 1}.")
         factor = self._metrics[t]
@@ -357,7 +366,7 @@ class ConvRFMBase(TransformerMixin, BaseEstimator):
         -------
         EdgeReport
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "dual_coef_")
         matrices = {"ConvRFM": torch.as_tensor(self.patch_agop_), **(others or {})}
         return edge_report(matrices, self.image_shape_[0], patch_moment=self._patch_moment, top=top)
 
@@ -415,8 +424,9 @@ class _Progress:
             self.bar.stop()
 
 
-def _check_images(x: Tensor, plan: ImagePlan) -> None:
-    warn_of_blank(x)
+def _check_images(x: Tensor, plan: ImagePlan, rows: Tensor) -> None:
+    """Refuse images that tell nothing; ``rows`` (n,) are what the user calls them."""
+    warn_of_blank(x, rows)
     first = x[:1]
     same = (x == first).flatten(1).all(dim=1)
     if bool(same.all()):
@@ -424,7 +434,7 @@ def _check_images(x: Tensor, plan: ImagePlan) -> None:
     if min(plan.alphas) == 0:
         _, place, counts = torch.unique(x.flatten(1), dim=0, return_inverse=True, return_counts=True)
         if int(counts.max()) > 1:
-            one, other = (place == counts.argmax()).nonzero()[:2, 0].tolist()
+            one, other = rows[(place == counts.argmax()).nonzero()[:2, 0].cpu()].tolist()
             raise DataError(
                 f"Got alpha=0 with equal images ({one} and {other}), but expected alpha > 0 or distinct images: the "
                 "kernel matrix is singular."

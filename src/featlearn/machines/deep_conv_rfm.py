@@ -150,7 +150,8 @@ verbose :
         fitted: list[ConvRFMClassifier] = []
         filters: list[Tensor] = []
         for layer in range(self.layers):
-            machine = self._machine(layer, seed).fit(images, y, sample_weight)
+            shape = tuple(images.shape[1:]) if layer else self.image_shape
+            machine = self._machine(layer, seed, shape).fit(images, y, sample_weight)
             fitted.append(machine)
             if layer == 0:
                 self.image_shape_, self.n_features_in_ = machine.image_shape_, machine.n_features_in_
@@ -176,13 +177,13 @@ verbose :
         if self.selection == "validation":
             raise DataError('Got selection="validation", which layers do not share. Use "holdout".')
 
-    def _machine(self, layer: int, seed: int) -> ConvRFMClassifier:
+    def _machine(self, layer: int, seed: int, image_shape: Any) -> ConvRFMClassifier:
         first = layer == 0
         return ConvRFMClassifier(
             self.patch_size, self.layers - layer, padding=self.padding if first else 0, alpha=self.alpha,
             max_iter=self.max_iter, rule=self.rule, agop_images=self.agop_images,
             selection="holdout" if self.selection == "auto" and not first else self.selection,
-            image_shape=self.image_shape if first else None, class_weight=self.class_weight, tol=self.tol,
+            image_shape=image_shape, class_weight=self.class_weight, tol=self.tol,
             n_jobs=self.n_jobs, random_state=seed + layer, verbose=self.verbose,
         )  # fmt: skip
 
@@ -217,7 +218,7 @@ verbose :
     @torch.no_grad()
     def _features(self, X: Any) -> Tensor:
         """Images that the last machine sees."""
-        check_is_fitted(self)
+        check_is_fitted(self, "layers_")
         images = self.layers_[0].images_of(X)
         for layer, filters in enumerate(self._filters):
             images = self._filtered(images, filters, layer)
@@ -242,7 +243,7 @@ verbose :
 
     def to_dict(self) -> dict[str, Any]:
         """What each layer learned, in plain values: ready for JSON and figures."""
-        check_is_fitted(self)
+        check_is_fitted(self, "layers_")
         return {
             "nonlinearity": self.nonlinearity,
             "filters": self.filters,

@@ -139,7 +139,7 @@ def edge_report(
     Raises
     ------
     DataError
-        For matrices that are not all (c s^2, c s^2) with one s.
+        For matrices that are not all (c s^2, c s^2) with one s, or a ``top`` below 1.
     """
     found = {name: torch.as_tensor(value).detach().cpu().double() for name, value in matrices.items()}
     if patch_moment is not None:
@@ -152,7 +152,9 @@ def edge_report(
             f"Got matrices of shapes {sorted(sizes)} for {channels} channels, but expected all (c s^2, c s^2) for "
             "patches of s x s pixels."
         )
-    top = min(2 * channels if top is None else top, q)
+    if top is not None and (not isinstance(top, int | np.integer) or isinstance(top, bool) or top < 1):
+        raise DataError(f"Got top={top!r}, but expected a whole number of at least 1.")
+    top = min(2 * channels if top is None else int(top), q)
     edges = derivative_filters(side, channels)
     constants = torch.block_diag(*[torch.full((1, side * side), 1.0 / side, dtype=torch.float64)] * channels)
     spectra = {name: top_eigenvectors(value, top) for name, value in found.items()}
@@ -182,7 +184,18 @@ def edge_report(
 
 
 def sobel_magnitude(images: Tensor) -> Tensor:
-    """Size of the Sobel gradient (n, H - 2, W - 2) of images (n, c, H, W), over all channels."""
+    """Size of the Sobel gradient (n, H - 2, W - 2) of images (n, c, H, W), over all channels.
+
+    Raises
+    ------
+    DataError
+        For images of fewer than 3 x 3 pixels.
+    """
+    if min(images.shape[2:]) < 3:
+        raise DataError(
+            f"Got images of {images.shape[2]} x {images.shape[3]} pixels, but expected at least 3 x 3: smaller ones "
+            "have no Sobel gradient."
+        )
     filters = (derivative_filters(3) * 12**0.5).to(images).reshape(2, 1, 3, 3)
     maps = torch.nn.functional.conv2d(images.flatten(0, 1)[:, None], filters)
     return maps.unflatten(0, images.shape[:2]).square().sum(dim=(1, 2)).sqrt()

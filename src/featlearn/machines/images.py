@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..exceptions import DataError, FeatlearnWarning
 
-__all__ = ["as_images", "as_shape", "warn_of_blank", "with_channels"]
+__all__ = ["as_images", "as_shape", "from_array", "warn_of_blank", "with_channels"]
 
 FEW = 4  # at most so many channels are taken for channels when they come last
 
@@ -29,15 +29,17 @@ def as_shape(image_shape: Any) -> tuple[int, int, int]:
     return (1, *map(int, image_shape)) if len(image_shape) == 2 else tuple(map(int, image_shape))  # type: ignore[return-value]
 
 
-def as_images(X: Any, name: str = "X") -> Tensor:
+def as_images(X: Any, name: str = "X", *, shape: tuple[int, int, int] | None = None) -> Tensor:
     """Images (n, c, H, W), float32, of an array or tensor (n, c, H, W) or (n, H, W), on its device.
+
+    Images of the ``shape`` (c, H, W), where that is known, are taken as they are, be they ever so narrow.
 
     Raises
     ------
     DataError
         For integers, complex numbers, NaN, infinity, other ranks, no image, or channels that come last.
     """
-    tensor = X.detach() if isinstance(X, Tensor) else _from_array(np.asarray(X), name)
+    tensor = X.detach() if isinstance(X, Tensor) else from_array(np.asarray(X), name)
     if tensor.dim() not in (3, 4):
         raise DataError(
             f"Got {name} of shape {tuple(tensor.shape)}, but expected images (n, channels, height, width) or "
@@ -47,10 +49,10 @@ def as_images(X: Any, name: str = "X") -> Tensor:
         raise DataError(
             f"Got {name} of {tensor.dtype}, but expected floating numbers. Cast it: {name}.astype('float32') / 255."
         )
-    if tensor.dim() == 4 and tensor.shape[3] <= FEW < min(tensor.shape[1:3]):
+    if tensor.dim() == 4 and tuple(tensor.shape[1:]) != shape and tensor.shape[3] <= FEW < min(tensor.shape[1:3]):
         raise DataError(
             f"Got {name} of shape {tuple(tensor.shape)}: the channels seem to come last, but were expected second. "
-            f"Move the axis: numpy.moveaxis({name}, -1, 1)."
+            f"Move the axis: numpy.moveaxis({name}, -1, 1); or pass image_shape={tuple(tensor.shape[1:])} if they do not."
         )
     return _finite(with_channels(tensor).float(), name)
 
@@ -60,29 +62,37 @@ def with_channels(tensor: Tensor) -> Tensor:
     return tensor[:, None] if tensor.dim() == 3 else tensor
 
 
-def _from_array(values: np.ndarray[Any, Any], name: str) -> Tensor:
+def from_array(values: np.ndarray[Any, Any], name: str = "X") -> Tensor:
+    """A tensor of the numbers, in the memory of the array where torch can share it."""
     if values.dtype.kind not in "fiub":
         raise DataError(f"Got {name} of dtype {values.dtype}, but expected floating numbers.")
-    return torch.from_numpy(np.ascontiguousarray(values))
+    # torch knows neither long doubles nor foreign byte orders, and does not share memory that must not be written.
+    dtype = np.dtype(np.float64) if values.dtype.itemsize > 8 else values.dtype.newbyteorder("=")
+    return torch.from_numpy(np.require(values, dtype, ["C", "W"]))
 
 
 def _finite(x: Tensor, name: str) -> Tensor:
     if not len(x):
         raise DataError(f"Got {name} of shape {tuple(x.shape)}, but expected at least one image.")
-    fine = torch.isfinite(x.flatten(1).sum(dim=1))
+    fine = torch.isfinite(x.flatten(1).sum(dim=1))  # makes no copy; sums of large numbers may be infinite too
+    if not bool(fine.all()):
+        fine = torch.isfinite(x).flatten(1).all(dim=1)
     if not bool(fine.all()):
         first = int((~fine).nonzero()[0])
         raise DataError(f"Got {name} with NaN or infinity (image {first}), but expected finite pixels in float32.")
     return x
 
 
-def warn_of_blank(x: Tensor) -> None:
-    """Tell of images without a pixel other than 0, whose kernel with everything is 0; refuse nothing but those."""
-    blank = (~x.flatten(1).any(dim=1)).nonzero()[:, 0].tolist()
+def warn_of_blank(x: Tensor, rows: Tensor) -> None:
+    """Tell of images without a pixel other than 0, whose kernel with everything is 0; refuse nothing but those.
+
+    ``rows`` (n,) are what the user calls the images.
+    """
+    blank = (~x.flatten(1).any(dim=1)).nonzero()[:, 0]
     if len(blank) == len(x):
         raise DataError("Got blank images only, but expected some with a pixel other than 0.")
-    if blank:
-        shown = ", ".join(map(str, blank[:5])) + (", ..." if len(blank) > 5 else "")
+    if len(blank):
+        shown = ", ".join(map(str, rows[blank[:5].cpu()].tolist())) + (", ..." if len(blank) > 5 else "")
         warnings.warn(
             f"Got {len(blank)} blank images (at {shown}): their kernel with any image is 0, and so are the outputs.",
             FeatlearnWarning,

@@ -81,7 +81,9 @@ def plot_saliency(
         row[0].imshow(shown.transpose(1, 2, 0) if coloured else shown.mean(axis=0), cmap=None if coloured else "gray")
         for ax, values in zip(row[1:], (saliency[place], leading[place], sobel[place]), strict=True):
             ax.imshow(values, cmap="magma")
-        row[2].set_xlabel(f"correlation with Sobel {_correlation(leading[place], sobel[place]):.2f}", fontsize=8)
+        correlation = _correlation(leading[place], sobel[place])
+        if correlation is not None:
+            row[2].set_xlabel(f"correlation with Sobel {correlation:.2f}", fontsize=8)
         if labels is not None:
             row[0].set_ylabel(str(labels[place]), fontsize=9)
         for ax in row:
@@ -121,10 +123,10 @@ def plot_deep_conv_rfm(told: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _correlation(first: Any, second: Any) -> float:
-    """Pearson correlation of two maps, each cut to the middle they share."""
+def _correlation(first: Any, second: Any) -> float | None:
+    """Pearson correlation of two maps, each cut to the middle they share; None where one of them is constant."""
     h, w = min(first.shape[0], second.shape[0]), min(first.shape[1], second.shape[1])
     cut = [
         values[(values.shape[0] - h) // 2 :, (values.shape[1] - w) // 2 :][:h, :w].ravel() for values in (first, second)
     ]
-    return float(np.corrcoef(cut)[0, 1])
+    return None if any(np.ptp(values) == 0 for values in cut) else float(np.corrcoef(cut)[0, 1])
