@@ -7,7 +7,8 @@ paired difference.
 
     python conv_rfm_beside_fixed_kernel_deep_conv_rfm_and_cnn.py [n ...]
 
-The four files of Fashion-MNIST are read from the folder that ``FASHION_MNIST`` names. Rows that are in the result file already are kept, so that it can be run size by size.
+The four files of Fashion-MNIST are read from the folder that ``FASHION_MNIST`` names. Rows that are in the result file
+already are kept, so that it can be run size by size.
 """
 
 from __future__ import annotations

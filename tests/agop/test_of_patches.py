@@ -332,17 +332,28 @@ def test_no_points_and_weights_that_do_not_fit_are_refused(data: Any) -> None:
     metric, x, dual, points = data
     with pytest.raises(DataError, match="Got no images, but expected at least one"):
         patch_agop_of_expansion(metric, x, dual, points[:0])
-    for weights in (torch.ones(6), torch.ones(7, 1), torch.zeros(7), -torch.ones(7), torch.full((7,), math.nan)):
-        with pytest.raises(DataError, match=r"Got weights .*expected \(7,\) with a positive sum"):
+    for weights in (
+        torch.ones(6),
+        torch.ones(7, 1),
+        torch.zeros(7),
+        -torch.ones(7),
+        torch.full((7,), math.nan),
+        torch.eye(7)[0] - 0.1,
+    ):
+        with pytest.raises(DataError, match=r"Got weights .*expected \(7,\) of at least 0 with a positive sum"):
             patch_agop_of_expansion(metric, x, dual, points, weights=weights)
 
 
 def test_points_and_coefficients_that_do_not_fit_are_refused(data: Any) -> None:
     metric, x, dual, points = data
     for wrong in (points[..., :4], points[:, :1], points.float()):
-        with pytest.raises(DataError, match=r"Got images .*of one size, floating dtype and device"):
+        with pytest.raises(DataError, match=r"Got images .*of one size, all cast to float32"):
             patch_agop_of_expansion(metric, x, dual, wrong)
     with pytest.raises(DataError, match=r"Got dual coefficients \(11, 4\) .*expected \(12, C\)"):
         patch_agop_of_expansion(metric, x, dual[1:], points)
+    with pytest.raises(DataError, match=r"Got dual coefficients \(12,\)"):
+        patch_agop_of_expansion(metric, x, dual[:, 0], points)
+    with pytest.raises(DataError, match=r"Got images"):
+        patch_agop_of_expansion(metric, x, dual, points[0])
     with pytest.raises(DataError, match=r"Got a factor .*expected \(18, k\)"):
         patch_agop_of_expansion(PatchMetric(metric.kernel, torch.eye(9).double()), x, dual, points)

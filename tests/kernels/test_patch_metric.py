@@ -532,7 +532,7 @@ def test_factors_that_do_not_fit_the_patches_are_refused(factor: Tensor) -> None
     ("images", "message"),
     [
         (IMAGES[0], r"\(2, 7, 7\) .*expected \(n, channels, height, width\)"),
-        (IMAGES.int(), "torch.int32 .*floating dtype"),
+        (IMAGES.int(), "torch.int32 .*cast to float32"),
         (IMAGES[:, :, :4], "4 x 7 pixels.*at least 5 x 5"),
         (IMAGES[..., :4], "7 x 4 pixels.*at least 5 x 5"),
     ],
@@ -562,3 +562,47 @@ def test_targets_and_coefficients_that_do_not_fit_are_refused() -> None:
             list(metric.patch_gradients(IMAGES, IMAGES, dual))
         with pytest.raises(DataError, match=r"Got dual coefficients .*expected \(2, C\) of torch.float32"):
             metric.expansion_gradient(IMAGES, IMAGES, dual)
+
+
+# found by a second reader ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_filling_by_addition_has_the_exact_diagonal(dtype: torch.dtype) -> None:
+    x, metric = normal(70, 2, 6, 7).to(dtype), PatchMetric(ConvNTK(3, 2))
+    out = metric.fill_(x, torch.zeros(70, 70, dtype=dtype), add=1.0)
+    torch.testing.assert_close(out.diagonal(), metric.diagonal(x), rtol=0, atol=0)
+
+
+def test_adding_to_what_is_not_symmetric() -> None:
+    x, metric, before = normal(5, 2, 6, 7), PatchMetric(ConvNTK(3, 2)), normal(5, 5, seed=3)
+    expected = before + 2 * metric.fill_(x, torch.empty(5, 5).double())
+    torch.testing.assert_close(metric.fill_(x, before.clone(), add=2.0), expected)
+
+
+def test_no_points_have_no_gradients() -> None:
+    x = normal(5, 2, 6, 7)
+    assert ConvNTK(3, 2).expansion_gradient(x, x[:0], normal(5, 3)).shape == (0, 3, 2, 6, 7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_refused(dtype: torch.dtype) -> None:
+    x = normal(5, 2, 6, 7).to(dtype)
+    with pytest.raises(DataError, match="cast to float32"):
+        ConvNTK(3, 2).matrix(x, x)
+
+
+def test_filling_of_images_that_ask_for_a_gradient() -> None:
+    x = normal(5, 2, 6, 7).float()
+    expected = ConvNTK(3, 2).fill_(x, torch.empty(5, 5))
+    assert torch.equal(ConvNTK(3, 2).fill_(x.clone().requires_grad_(), torch.empty(5, 5)), expected)
+
+
+def test_what_cannot_be_used_is_refused_everywhere() -> None:
+    x, kernel = normal(5, 2, 6, 7), ConvNTK(3, 2)
+    with pytest.raises(DataError, match="dual coefficients"):
+        kernel.expansion(x, x, normal(4, 2))
+    with pytest.raises(DataError, match="Got images"):
+        kernel.matrix(x[:, :0], x[:, :0])
+    with pytest.raises(DataError, match=r"k at least 1"):
+        PatchMetric(kernel, torch.zeros(18, 0))

@@ -66,8 +66,14 @@ def patch_agop_of_expansion(
     """
     if len(points) == 0:
         raise DataError("Got no images, but expected at least one to take gradients at.")
-    if weights is not None and (weights.shape != points.shape[:1] or not bool(weights.sum() > 0)):
-        raise DataError(f"Got weights {tuple(weights.shape)}, but expected ({len(points)},) with a positive sum.")
+    metric.check(x, points)
+    if dual.dim() != 2 or len(dual) != len(x):
+        raise DataError(f"Got dual coefficients {tuple(dual.shape)}, but expected ({len(x)}, C).")
+    unfit = weights is not None and (weights.shape != points.shape[:1] or bool((weights < 0).any()))
+    if weights is not None and (unfit or not bool(weights.sum() > 0)):
+        raise DataError(
+            f"Got weights {tuple(weights.shape)}, but expected ({len(points)},) of at least 0 with a positive sum."
+        )
     outputs = principal_outputs(dual, tolerance)
     share = torch.full_like(points[:, 0, 0, 0], 1 / len(points)) if weights is None else weights.to(points)
     share = share / share.sum()

@@ -56,7 +56,8 @@ class ConvNTK(Kernel):
     -----
     "Rows" are images here, tensors (n, c, H, W); everything else is as for any :class:`Kernel`. For an image with
     itself ``k(x, x) = (depth + 1) mean_p a(p)`` of the last layer, which rounding would miss by 1e-4 in single
-    precision. Homogeneous of degree 1 in each image. A blank patch contributes nothing.
+    precision. Homogeneous of degree 1 in each image. A blank patch contributes nothing; its
+    slope, which has no single value, is that of the middle, kappa_0 = 1/2.
 
     One pair costs about ``2 q + 60 depth`` flops a position, q the numbers of a patch. Single precision on a processor
     runs compiled, and never holds a map of more than 64 pairs; else the definition runs in chunks.
@@ -134,17 +135,18 @@ class ConvNTK(Kernel):
         first = batches[0]
         for x in batches:
             alike = x.dim() == 4 and first.dim() == 4 and x.shape[1:] == first.shape[1:]
-            if not alike or x.dtype != first.dtype or x.device != first.device or not x.is_floating_point():
+            single_or_double = x.dtype == first.dtype and x.dtype in (torch.float32, torch.float64)
+            if not alike or not single_or_double or x.device != first.device or not first.shape[1]:
                 raise DataError(
                     f"Got images {tuple(x.shape)} of {x.dtype} on {x.device} and {tuple(first.shape)} of {first.dtype} "
-                    f"on {first.device}, but expected (n, channels, height, width) of one size, floating dtype and "
-                    "device."
+                    f"on {first.device}, but expected (n, channels, height, width) of one size, all cast to float32 or "
+                    "all to float64, on one device."
                 )
         if min(first.shape[2:]) < self.smallest_image:
             raise DataError(
                 f"Got images of {first.shape[2]} x {first.shape[3]} pixels, but depth={self.depth} with "
                 f"patch_size={self.patch_size} and padding={self.padding} needs at least {self.smallest_image} x "
-                f"{self.smallest_image}. Use a smaller depth or patch size, or more padding."
+                f"{self.smallest_image}. Use a smaller depth or patch size, or more padding. (Channels come second.)"
             )
 
     # the definition -----------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..exceptions import DataError
-from .base import CHUNK, Kernel, positive, put_, slices, wants_graph
+from .base import CHUNK, Kernel, positive, slices, wants_graph
 from .conv import ConvNTK, box
 
 __all__ = ["PatchMetric"]
@@ -47,8 +47,8 @@ class PatchMetric(Kernel):
 
     def __post_init__(self) -> None:
         positive("scale", self.scale)
-        if self.factor is not None and self.factor.dim() != 2:
-            raise DataError(f"Got a factor of shape {tuple(self.factor.shape)}, but expected (q, k).")
+        if self.factor is not None and (self.factor.dim() != 2 or 0 in self.factor.shape):
+            raise DataError(f"Got a factor of shape {tuple(self.factor.shape)}, but expected (q, k), k at least 1.")
 
     def to(self, rows: Tensor) -> PatchMetric:
         """The factor for images of this dtype and on this device."""
@@ -69,6 +69,13 @@ class PatchMetric(Kernel):
             raise DataError(
                 f"Got a factor {tuple(self.factor.shape)} of {self.factor.dtype}, but expected ({q}, k) of {x.dtype} "
                 f"for patches of {x.shape[1]} x {self.kernel.patch_size} x {self.kernel.patch_size} numbers."
+            )
+
+    def _check_expansion(self, x: Tensor, z: Tensor, dual: Tensor) -> None:
+        self.check(x, z)
+        if dual.dim() != 2 or len(dual) != len(x) or dual.dtype != x.dtype:
+            raise DataError(
+                f"Got dual coefficients {tuple(dual.shape)} of {dual.dtype}, but expected ({len(x)}, C) of {x.dtype}."
             )
 
     def project(self, x: Tensor) -> Tensor:
@@ -121,8 +128,12 @@ class PatchMetric(Kernel):
                 f"{x.dtype} on {x.device}."
             )
 
+        if add is not None:
+            return out.add_(self.fill_(x, torch.empty_like(out)), alpha=add)
+        x = x.detach()
+
         def put(rows: slice, columns: slice, block: Tensor) -> None:
-            put_(out[rows, columns], block / self.scale, add)
+            out[rows, columns] = block / self.scale
 
         if _compiled(x):
             from ._conv_numba import fill_matrix
@@ -130,11 +141,10 @@ class PatchMetric(Kernel):
             fill_matrix(self, x, None, put)
         else:
             for part in self._parts(x, len(x)):
-                put(slice(0, part.stop), part, self.definition(x[: part.stop], x[part]) * self.scale)
-        before = None if add is None else out.diagonal().clone()
-        mirrored = out.triu(1)
-        out.copy_(mirrored).add_(mirrored.mT)
-        out.diagonal().copy_(self.diagonal(x) if before is None else before)
+                out[: part.stop, part] = self.definition(x[: part.stop], x[part])
+        upper = out.triu(1)
+        out.copy_(upper).add_(upper.mT)
+        out.diagonal().copy_(self.diagonal(x))
         return out
 
     def diagonal(self, x: Tensor) -> Tensor:
@@ -147,7 +157,7 @@ class PatchMetric(Kernel):
 
     def expansion(self, x: Tensor, z: Tensor, dual: Tensor) -> Tensor:
         """Values (m, C) of ``f_c(z_j) = sum_i dual_ic k(x_i, z_j)``."""
-        self.check(x, z)
+        self._check_expansion(x, z, dual)
         if len(z) == 0:
             return z.new_empty(0, dual.shape[1])
         step = max(1, CHUNK // (x.element_size() * max(1, len(x))))
@@ -155,7 +165,7 @@ class PatchMetric(Kernel):
 
     def expansion_gradient(self, x: Tensor, z: Tensor, dual: Tensor, *, rows: Tensor | None = None) -> Tensor:
         """Gradients (m, C, c, H, W) with respect to the pixels of z: those of all patches that hold one, added up."""
-        images = []
+        images = [z.new_empty(0, dual.shape[-1], *z.shape[1:])]
         for part, gradients in self.patch_gradients(x, z, dual):
             folded = self.kernel.to_images(gradients.flatten(0, 1), (z.shape[2], z.shape[3]))
             images.append(folded.unflatten(0, (part.stop - part.start, dual.shape[1])))
@@ -184,11 +194,7 @@ class PatchMetric(Kernel):
         position to combine. Where patches of the two images are parallel, the derivative of the kernel's arcus cosine
         counts as 0.
         """
-        self.check(x, z)
-        if dual.dim() != 2 or len(dual) != len(x) or dual.dtype != x.dtype:
-            raise DataError(
-                f"Got dual coefficients {tuple(dual.shape)} of {dual.dtype}, but expected ({len(x)}, C) of {x.dtype}."
-            )
+        self._check_expansion(x, z, dual)
         numbers = dual.shape[1] * self._patch_bytes(x)
         slopes = self._compiled_slopes(x, dual) if _compiled(x) else partial(self._slopes, x, dual)
         for part in slices(len(z), max(1, SLAB // max(1, numbers))):
