@@ -52,7 +52,7 @@ def as_images(X: Any, name: str = "X", *, shape: tuple[int, int, int] | None = N
     if tensor.dim() == 4 and tuple(tensor.shape[1:]) != shape and tensor.shape[3] <= FEW < min(tensor.shape[1:3]):
         raise DataError(
             f"Got {name} of shape {tuple(tensor.shape)}: the channels seem to come last, but were expected second. "
-            f"Move the axis: numpy.moveaxis({name}, -1, 1); or pass image_shape={tuple(tensor.shape[1:])} if they do not."
+            f"Move the axis: numpy.moveaxis({name}, -1, 1). If they do not, pass image_shape={tuple(tensor.shape[1:])}."
         )
     return _finite(with_channels(tensor).float(), name)
 
