@@ -181,17 +181,23 @@ class ConvRFMClassifier(ClassifierMixin, ConvRFMBase):
 
     def decision_function(self, X: Any) -> Any:
         """Scores (m, K), or (m,) of the second class above the first where there are two."""
-        scores = self.coding_.scores(self._expansion(X))
+        scores = self._scores(X)
         return like(X, scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores)
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Labels (m,); ties go to the first class."""
-        return np.asarray(self.coding_.decode(self._expansion(X)))
+        expansion = self._expansion(X)  # which tells of a machine that was not fitted
+        return np.asarray(self.coding_.decode(expansion))
 
     def predict_proba(self, X: Any) -> Any:
         """Probabilities (m, K): the softmax of the scores, its sharpness chosen on images not trained on."""
         # In double precision: rows that add to 1 to single precision only are refused where doubles are expected.
-        return like(X, probabilities(self.coding_.scores(self._expansion(X)).double(), self.sharpness_))
+        return like(X, probabilities(self._scores(X).double(), self.sharpness_))
+
+    def _scores(self, X: Any) -> Tensor:
+        expansion = self._expansion(X)
+        scores: Tensor = self.coding_.scores(expansion)
+        return scores
 
     def _targets(self, y: Any, n: int, weights: Tensor | None) -> tuple[Any, Tensor, Tensor | None, Tensor | None]:
         coding = ClassCoding.fit(y, n, weights, coding="one_hot", class_weight=self.class_weight)

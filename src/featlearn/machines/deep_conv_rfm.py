@@ -231,15 +231,18 @@ verbose :
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Labels (m,)."""
-        return self.layers_[-1].predict(self._features(X))
+        features = self._features(X)  # which tells of a machine that was not fitted
+        return self.layers_[-1].predict(features)
 
     def predict_proba(self, X: Any) -> Any:
         """Probabilities (m, K), as those of :class:`ConvRFMClassifier`."""
-        return like(X, self.layers_[-1].predict_proba(self._features(X).double()))
+        features = self._features(X).double()
+        return like(X, self.layers_[-1].predict_proba(features))
 
     def decision_function(self, X: Any) -> Any:
         """Scores (m, K), or (m,) for two classes."""
-        return like(X, self.layers_[-1].decision_function(self._features(X)))
+        features = self._features(X)
+        return like(X, self.layers_[-1].decision_function(features))
 
     def to_dict(self) -> dict[str, Any]:
         """What each layer learned, in plain values: ready for JSON and figures."""
