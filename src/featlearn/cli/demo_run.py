@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +14,13 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from .._random import generator, preserved_rng
+from .._random import preserved_rng
 from ..datasets import load_fashion_mnist
+from ..measure.provenance import now, versions
+from .demo_images import ImagesPlan, compare_machines
+from .demo_images_text import comparison_text
 from .demo_text import finding_text
+from .demo_training import Recipe, seeded, train
 from .loss_loading import cross_entropy
 from .output_files import ReportFiles, check_writable, command_line
 from .progress import Advance, progress_bar
@@ -25,29 +28,25 @@ from .progress import Advance, progress_bar
 if TYPE_CHECKING:
     from ..measure.results import FeatureReport
 
-__all__ = ["Finding", "Plan", "run", "small_cnn", "train"]
+__all__ = ["Finding", "Plan", "run", "small_cnn"]
 
 MEAN, STD = 0.286, 0.353  # of the pixels of Fashion-MNIST's training images, between 0 and 1
 MEASURED_BATCH = 50
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What the demo does. Weight decay and a small start are what lets the features, not the scale, do the learning."""
+class Plan(Recipe):
+    """What the demo does."""
 
-    seed: int = 0
-    epochs: int = 8
     n_train: int = 4000
     n_test: int = 1000
     n_tracked: int = 250
-    batch_size: int = 32
-    learning_rate: float = 0.02
-    weight_decay: float = 2e-3
+    images: ImagesPlan = field(default_factory=ImagesPlan)
 
     @property
     def steps(self) -> int:
         """Optimiser steps of the whole training."""
-        return self.epochs * math.ceil(self.n_train / self.batch_size)
+        return self.steps_for(self.n_train)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,50 +79,53 @@ def small_cnn(seed: int) -> nn.Sequential:
             "linear2": nn.Linear(128, 10),
         }
     net = nn.Sequential(OrderedDict(modules))
-    for name, parameter in net.named_parameters():
-        if parameter.ndim > 1:
-            stream = generator(seed, "demo", name)
-            nn.init.kaiming_uniform_(parameter, a=math.sqrt(5), generator=stream)  # the default of PyTorch
-        else:
-            nn.init.zeros_(parameter)
+    seeded(net, seed)
     return net
 
 
-def train(net: nn.Module, images: Tensor, labels: Tensor, plan: Plan) -> Iterator[int]:
-    """SGD with momentum 0.9 and a cosine learning rate; yields the number of steps done after each of them."""
-    shuffles = generator(plan.seed, "demo", "order")
-    optimizer = torch.optim.SGD(net.parameters(), lr=plan.learning_rate, momentum=0.9, weight_decay=plan.weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, plan.steps)
-    done = 0
-    for _ in range(plan.epochs):
-        for rows in torch.randperm(len(images), generator=shuffles).split(plan.batch_size):
-            optimizer.zero_grad(set_to_none=True)
-            nn.functional.cross_entropy(net(images[rows]), labels[rows]).backward()
-            optimizer.step()
-            schedule.step()
-            done += 1
-            yield done
-
-
 def run(plan: Plan, out: Path, quiet: bool, arguments: Sequence[str]) -> int:
-    """Run the plan, write ``out/report.html`` and ``out/report.json``, print the finding."""
+    """Run the plan, write report and comparison, each as page and numbers, into ``out``; print what was found."""
     if out.is_file():
         raise typer.BadParameter(f"Got --out {out}, which is a file, but expected a folder.")
     check_writable(out / "report.html" if out.is_dir() else out, "--out")
-    with _one_thread(), progress_bar("Training and measuring", "steps", quiet) as advance:
-        found = _work(plan, advance)
+    with _one_thread():
+        with progress_bar("Training and measuring", "steps", quiet) as advance:
+            found = _work(plan, advance)
+        with progress_bar("Comparing with kernel machines", "machines", quiet) as advance:
+            compared = compare_machines(replace(plan.images, seed=plan.seed), advance)
     found.after["provenance"] |= {
         "data": f"Fashion-MNIST (subset), {plan.n_test:,} test images",
         "reference": "the network's own weights before training",
+        "command": command_line(arguments),
+    }
+    compared["provenance"] = {
+        "data": "Fashion-MNIST (subset)",
+        "random_state": plan.seed,
+        "versions": versions(),
+        "date": now(),
         "command": command_line(arguments),
     }
     out.mkdir(exist_ok=True)
     title = "What a small CNN learned on Fashion-MNIST"
     files = ReportFiles.plan(out / "report.html", None)
     written = files.write(found.after, history=found.history, comparison=found.before, title=title)
-    typer.echo(finding_text(found))
-    typer.echo(f"\nThe report: {written[0]}\nIts numbers: {written[1]}")
+    written += _write_comparison(compared, out)
+    typer.echo(f"{finding_text(found)}\n\n{comparison_text(compared)}")
+    typer.echo(
+        f"\nThe report: {written[0]}\nIts numbers: {written[1]}\n"
+        f"The comparison: {written[2]}\nIts numbers: {written[3]}"
+    )
     return 0
+
+
+def _write_comparison(compared: Mapping[str, Any], out: Path) -> list[Path]:
+    from ..report.filters import write_filters_report
+    from ..report.json import write_json
+
+    page, numbers = out / "filters.html", out / "filters.json"
+    write_json(compared, numbers)
+    write_filters_report(compared, page)
+    return [page, numbers]
 
 
 @contextmanager

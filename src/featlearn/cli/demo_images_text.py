@@ -1,0 +1,110 @@
+"""The four machines of the demo in sentences: every one follows from the measured numbers, whatever they are."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..report.filters import alikeness, learned_matrix
+
+__all__ = ["comparison_text"]
+
+LINE = 80
+
+
+def comparison_text(told: Mapping[str, Any]) -> str:
+    """Paragraphs of at most 80 columns around a table of the four.
+
+    Parameters
+    ----------
+    told : mapping
+        :func:`featlearn.cli.demo_images.compare_machines`.
+    """
+    data, machines = told["data"], told["machines"]
+    paragraphs = [
+        f"Four machines learned from the same {data['n_train']:,} images, two convolutional layers deep each, and "
+        f"named the same {data['n_test']:,} unseen ones:",
+        " ".join(_judged(entry) for entry in told["differences"] if _neighbours(entry)),
+        f"Chosen by {_chosen_by(machines)}; the unseen images chose nothing.",
+        _patches(told),
+    ]
+    filled = [textwrap.fill(text, LINE) for text in paragraphs]
+    return "\n\n".join([filled[0], "\n".join(_table(machines)), *filled[1:]])
+
+
+def _table(machines: Mapping[str, Any]) -> list[str]:
+    header = ["machine", "correct", "chosen", "time"]
+    rows = [
+        [
+            name,
+            f"{one['accuracy']:.1%} ± {one['standard_error']:.1%}",
+            ", then ".join(_choice(chosen) for chosen in one["chosen"]),
+            f"{one['seconds']:.0f} s",
+        ]
+        for name, one in machines.items()
+    ]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return [
+        "  " + "  ".join([*(cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)), row[-1]])
+        for row in (header, *rows)
+    ]
+
+
+def _choice(chosen: Mapping[str, Any]) -> str:
+    if "learning_rate" in chosen:
+        return f"learning rate {chosen['learning_rate']:g}"
+    steps = chosen["iterate"]
+    return f"ridge {chosen['ridge']:g}" + (f", {steps} step{'s' if steps > 1 else ''}" if steps else "")
+
+
+def _neighbours(entry: Mapping[str, Any]) -> bool:
+    """ConvRFM against the fixed kernel, then the others against ConvRFM."""
+    return "ConvRFM" in (entry["first"], entry["second"])
+
+
+def _judged(entry: Mapping[str, Any]) -> str:
+    first, second = (_the(entry[side]) for side in ("first", "second"))
+    points = f"{100 * entry['gain']:+.1f} ± {100 * entry['standard_error']:.1f} points"
+    if entry["verdict"] == "not told apart":
+        return f"{_capital(second)} did not beat {first} here, nor the other way round ({points})."
+    beaten = "beat" if entry["verdict"] == "better" else "fell behind"
+    return f"{_capital(second)} {beaten} {first} by more than two standard errors ({points})."
+
+
+def _chosen_by(machines: Mapping[str, Any]) -> str:
+    """Every way of choosing, and what was chosen so."""
+    ways: dict[str, list[str]] = {}
+    for name, one in machines.items():
+        for how in dict.fromkeys(one["how"]):
+            part = f" (layer {one['how'].index(how) + 1})" if len(set(one["how"])) > 1 else ""
+            ways.setdefault(how, []).append(name + part)
+    return "; by ".join(f"{how}: {_listed(names)}" for how, names in ways.items())
+
+
+def _patches(told: Mapping[str, Any]) -> str:
+    """Whether the metric resembles the network's filters more than patch PCA does, and whether either is edges."""
+    filters, learned = told["filters"], learned_matrix(told)
+    mine, null = alikeness(filters, learned), alikeness(filters, "patch PCA")
+    share = filters["edge_share"]
+    closer = mine["excess"] > null["excess"]
+    verdict = "" if closer else ", so that likeness needs no labels here"
+    return (
+        f"What they look for in a patch: {learned} and CNN filter covariance have a cosine of {mine['cosine']:.2f} "
+        f"(chance {mine['chance']:.2f}, excess {mine['excess']:+.2f}); patch PCA, which knows no labels, has an excess "
+        f"of {null['excess']:+.2f}{verdict}. First derivatives, that is edges, carry {share[learned]:.0%} of the trace "
+        f"of {learned}, {share['CNN filter covariance']:.0%} of the covariance, {share['patch PCA']:.0%} of patch PCA, "
+        f"and {filters['chance_of_edge']:.0%} by chance."
+    )
+
+
+def _the(name: str) -> str:
+    return name if name[0].isupper() and name != "CNN" else f"the {name}"
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

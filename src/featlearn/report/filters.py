@@ -1,0 +1,172 @@
+"""The page that compares machines on the same images: who is right how often, and what their patches look for."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup, escape
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..exceptions import DataError
+from ..plots.palette import diverging
+from ..plots.patches import patch_image
+from .environment import environment
+from .files import atomic_write
+from .numbers import count, fixed, general, percent
+from .tables import Column, Row, Table, make_table
+
+__all__ = ["alikeness", "learned_matrix", "write_filters_report"]
+
+COVARIANCE, PCA = "CNN filter covariance", "patch PCA"
+PARTS = ("data", "machines", "differences", "filters", "training")
+VERDICTS = {"better": "better", "worse": "worse", "not told apart": "not told apart"}
+
+
+def write_filters_report(told: Mapping[str, Any], path: str | PathLike[str], *, title: str | None = None) -> None:
+    """Write the comparison as one page that needs no network, no server and no other file.
+
+    Parameters
+    ----------
+    told : mapping
+        What ``featlearn demo`` writes to ``filters.json``: ``data``, ``machines``, ``differences``, ``filters``
+        (``EdgeReport.to_dict()`` with ``entries`` and ``edge_share`` of every matrix), ``training``, and, if there is
+        one, ``provenance``.
+    path : path-like
+        Written whole or not at all; the folder must exist.
+    title : str, optional
+        Heading of the page.
+
+    Raises
+    ------
+    DataError
+        Not a comparison.
+    OSError
+        The file cannot be written.
+    """
+    missing = [part for part in PARTS if part not in told]
+    if missing:
+        raise DataError(f"Got a comparison without {', '.join(missing)}, but expected all of {', '.join(PARTS)}.")
+    filters, learned = told["filters"], learned_matrix(told)
+    page = {
+        "title": title or "Four machines on the same images, and what they look for",
+        "told": told,
+        "about": told.get("provenance", {}),
+        "machines": told["machines"],
+        "machine_table": _machine_table(told["machines"]),
+        "differences": told["differences"],
+        "difference_table": _difference_table(told["differences"]),
+        "filters": filters,
+        "learned": learned,
+        "mine": alikeness(filters, learned),
+        "null": alikeness(filters, PCA),
+        "heatmaps": {name: _png(_heatmap(entries)) for name, entries in filters["entries"].items()},
+        "patches": {name: _patches(filters, name) for name in filters["matrices"]},
+        "similarity_table": _similarity_table(filters["similarity"]),
+    }
+    atomic_write(path, environment().get_template("filters.html").render(page))
+
+
+def learned_matrix(told: Mapping[str, Any]) -> str:
+    """Name of the matrix that stands for ConvRFM: its metric or, where the fixed kernel was chosen, its patch AGOP."""
+    return next(name for name in told["filters"]["matrices"] if name.startswith("ConvRFM"))
+
+
+def alikeness(filters: Mapping[str, Any], name: str) -> Mapping[str, float]:
+    """Similarity of a matrix to the covariance of the network's filters."""
+    return next(
+        entry for entry in filters["similarity"] if {entry["first"], entry["second"]} == {COVARIANCE, name}
+    )  # fmt: skip
+
+
+def _machine_table(machines: Mapping[str, Any]) -> Table:
+    columns = [
+        Column("correct", "Share of the test images that it named correctly.", lambda x: percent(x["accuracy"], 1)),
+        Column(
+            "± error", "Binomial standard error of that share.", lambda x: percent(x["standard_error"], 1)
+        ),
+        Column("chosen", "Hyperparameters, layer by layer where there are several.", _chosen),
+        Column("by", "What chose them. The test images chose nothing.", _by),
+        Column("seconds", "Choosing, fitting and predicting, on one thread.", lambda x: general(x["seconds"])),
+    ]  # fmt: skip
+    return make_table("Machines", columns, machines)
+
+
+def _chosen(machine: Mapping[str, Any]) -> Markup:
+    return Markup("<br>").join(_choice(one) for one in machine["chosen"])
+
+
+def _choice(one: Mapping[str, Any]) -> Markup:
+    if "learning_rate" in one:
+        return Markup("learning rate {}, {} epochs").format(general(one["learning_rate"]), count(one["epochs"]))
+    return Markup("ridge {}, iterate {}").format(general(one["ridge"]), count(one["iterate"]))
+
+
+def _by(machine: Mapping[str, Any]) -> Markup:
+    return Markup("<br>").join(escape(how) for how in machine["how"])
+
+
+def _difference_table(differences: Sequence[Mapping[str, Any]]) -> Table:
+    columns = [
+        Column("gain", "Accuracy of the first less that of the second.", lambda x: percent(x["gain"], 1)),
+        Column(
+            "± error",
+            "Standard error of the mean of the differences image by image.",
+            lambda x: percent(x["standard_error"], 1),
+        ),
+        Column("verdict", "By two standard errors.", lambda x: Markup.escape(VERDICTS[x["verdict"]])),
+    ]
+    rows = [Row("", _pair(one["second"], "less", one["first"]), [c.cell(one) for c in columns], False) for one in
+            differences]  # fmt: skip
+    return Table("Differences of accuracy", columns, rows)
+
+
+def _similarity_table(similarity: Sequence[Mapping[str, Any]]) -> Table:
+    columns = [
+        Column("cosine", "Of the entries of the two matrices.", lambda x: fixed(x["cosine"], 2)),
+        Column("chance", "Its mean over random rotations of either matrix.", lambda x: fixed(x["chance"], 2)),
+        Column("excess", "(cosine − chance) / (one − chance).", lambda x: fixed(x["excess"], 2)),
+        Column(
+            "overlap",
+            "Mean squared cosine of the principal angles between the leading subspaces.",
+            lambda x: fixed(x["overlap"], 2),
+        ),
+        Column("chance of overlap", "The same of random subspaces.", lambda x: fixed(x["overlap_chance"], 2)),
+    ]
+    rows = [Row("", _pair(one["first"], "and", one["second"]), [c.cell(one) for c in columns], False) for one in
+            similarity]  # fmt: skip
+    return Table("Similarity of the matrices", columns, rows)
+
+
+def _pair(first: str, word: str, second: str) -> Markup:
+    return Markup('{} <span class="quiet">{}</span> {}').format(first, word, second)
+
+
+def _heatmap(entries: Sequence[Sequence[float]]) -> NDArray[np.uint8]:
+    """A matrix in colours, scaled by its own largest magnitude."""
+    values = np.nan_to_num(np.asarray(entries, dtype=np.float64))
+    largest = np.abs(values).max()
+    return diverging(values / largest if largest > 0 else values)
+
+
+def _patches(filters: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """Leading directions of a matrix as small pictures, with their numbers."""
+    shape = (filters["channels"], filters["patch_size"], filters["patch_size"])
+    keys = ("eigenvalues", "edge_energy", "constant_energy")
+    numbers = zip(filters["directions"][name], *(filters[key][name] for key in keys), strict=True)
+    return [
+        {"picture": _png(patch_image(np.ravel(u).tolist(), shape)), "share": share, "edge": edge, "constant": constant}
+        for u, share, edge, constant in numbers
+    ]
+
+
+def _png(image: NDArray[Any]) -> str:
+    """A picture inside the page: one pixel a number, enlarged by the browser."""
+    file = BytesIO()
+    Image.fromarray(image).save(file, format="PNG", optimize=True)
+    return f"data:image/png;base64,{b64encode(file.getvalue()).decode()}"
