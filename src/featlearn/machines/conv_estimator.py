@@ -35,6 +35,7 @@ __all__ = ["ConvRFMBase", "honest_at_identity"]
 
 DIRECTIONS = 20  # leading eigenvectors of the patch AGOP that are kept
 CALIBRATED = 1500  # most images for calibration where nothing was selected
+DRAWABLE = 4  # channels up to which directions make pictures
 PCA_IMAGES = 5000  # most images whose patches are averaged for the null
 
 
@@ -369,6 +370,41 @@ class ConvRFMBase(TransformerMixin, BaseEstimator):
         check_is_fitted(self, "dual_coef_")
         matrices = {"ConvRFM": torch.as_tensor(self.patch_agop_), **(others or {})}
         return edge_report(matrices, self.image_shape_[0], patch_moment=self._patch_moment, top=top)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was learned and chosen, in plain values: ready for JSON and figures.
+
+        Returns
+        -------
+        dict
+            ``depth``, ``channels`` and ``size`` of the images; ``iteration``, ``alpha`` and ``method`` of the choice;
+            ``scores``, one entry an iterate; ``agop_se``, ``shares`` and ``directions`` of the patch AGOP (directions
+            for up to four channels).
+        """
+        check_is_fitted(self)
+        table = self.history_ if self.selection_ is None else self.selection_.table
+        error = "score_se" if self.selection_ is None else "standard_error"
+        return {
+            "depth": self.depth,
+            "channels": self.image_shape_[0],
+            "size": list(self.image_shape_[1:]),
+            "iteration": int(self.n_iter_),
+            "alpha": float(self.alpha_),
+            "method": None if self.selection_ is None else self.selection_.method,
+            "scores": [
+                {"iteration": entry["iteration"], "score": entry["score"], "standard_error": entry[error]}
+                for entry in table
+            ],
+            "agop_se": float(self.patch_agop_se_),
+            "shares": [float(share) for share in self.direction_shares_],
+            "directions": np.asarray(self.directions_).tolist() if self.image_shape_[0] <= DRAWABLE else [],
+        }
+
+    def plot(self) -> Figure:
+        """Scores of the iterates on images not seen, and the spectrum of the patch AGOP."""
+        from ..plots.filters import plot_deep_conv_rfm
+
+        return plot_deep_conv_rfm({"layers": [self.to_dict()]})
 
     def plot_filters(self, top: int = 8) -> Figure:
         """The leading directions as patches, beside those of patch PCA."""

@@ -26,7 +26,6 @@ __all__ = ["DeepConvRFMClassifier"]
 
 NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "none": lambda x: x}
 FILTERS = ("random", "directions")
-COLOURS = 4  # channels up to which directions make pictures
 
 
 class DeepConvRFMClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):
@@ -247,35 +246,8 @@ verbose :
     def to_dict(self) -> dict[str, Any]:
         """What each layer learned, in plain values: ready for JSON and figures."""
         check_is_fitted(self, "layers_")
-        return {
-            "nonlinearity": self.nonlinearity,
-            "filters": self.filters,
-            "layers": [
-                {
-                    "depth": machine.depth,
-                    "channels": machine.image_shape_[0],
-                    "size": list(machine.image_shape_[1:]),
-                    "iteration": int(machine.n_iter_),
-                    "alpha": float(machine.alpha_),
-                    "agop_se": float(machine.patch_agop_se_),
-                    "shares": [float(share) for share in machine.direction_shares_],
-                    "directions": np.asarray(machine.directions_).tolist()
-                    if machine.image_shape_[0] <= COLOURS
-                    else [],
-                    "scores": [
-                        {"iteration": entry["iteration"], "score": entry["score"], "standard_error": entry["score_se"]}
-                        for entry in machine.history_
-                    ]
-                    if machine.selection_ is None
-                    else [
-                        {key: entry[key] for key in ("iteration", "score", "standard_error")}
-                        for entry in machine.selection_.table
-                    ],
-                    "method": None if machine.selection_ is None else machine.selection_.method,
-                }
-                for machine in self.layers_
-            ],
-        }
+        layers = [machine.to_dict() for machine in self.layers_]
+        return {"nonlinearity": self.nonlinearity, "filters": self.filters, "layers": layers}
 
     def frame(self) -> Any:
         """One row a layer: kernel depth, channels, the chosen iterate and ridge, its score on images not seen."""

@@ -109,15 +109,17 @@ def plot_deep_conv_rfm(told: Mapping[str, Any]) -> Figure:
         steps = [entry["iteration"] for entry in scores]
         errors = np.nan_to_num([entry["standard_error"] for entry in scores])
         row[0].errorbar(steps, [entry["score"] for entry in scores], errors, color=ALIGNMENT, marker="o", capsize=3)
-        row[0].axvline(layer["iteration"], color="0.6", linewidth=1, linestyle=":")
+        row[0].axvline(layer["iteration"], color="0.6", linewidth=1, linestyle=":", label="chosen")
         row[0].set_xticks(steps)
         height, width = layer["size"]
-        row[0].set_ylabel(f"layer {place + 1}\n{layer['channels']} x {height} x {width}", fontsize=9)
+        name = f"layer {place + 1}\n" if len(layers) > 1 else ""
+        row[0].set_ylabel(f"{name}{layer['channels']} x {height} x {width}", fontsize=9)
         shares = layer["shares"]
         row[1].bar(range(1, len(shares) + 1), shares, color=CENTERED)
         row[1].set_ylim(bottom=0)
-    grid[0][0].set_title("squared error on images not seen (dotted: chosen)", fontsize=10)
-    grid[0][1].set_title("shares of the patch AGOP's trace", fontsize=10)
+    grid[0][0].legend(fontsize=8, frameon=False)
+    grid[0][0].set_title("error on images not seen", fontsize=10)
+    grid[0][1].set_title("shares of the AGOP's trace", fontsize=10)
     grid[-1][0].set_xlabel("AGOP step")
     grid[-1][1].set_xlabel("direction")
     return figure
