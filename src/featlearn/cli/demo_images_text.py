@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..report.filters import alikeness, learned_matrix
+from ..report.filters import learned_matrix, likenesses
 
 __all__ = ["comparison_text"]
 
@@ -83,18 +83,24 @@ def _chosen_by(machines: Mapping[str, Any]) -> str:
 
 
 def _patches(told: Mapping[str, Any]) -> str:
-    """Whether the metric resembles the network's filters more than patch PCA does, and whether either is edges."""
+    """Whether the metric is like what the network has, beyond what patch PCA is, and whether either is edges."""
     filters, learned = told["filters"], learned_matrix(told)
-    mine, null = alikeness(filters, learned), alikeness(filters, "patch PCA")
     share = filters["edge_share"]
-    closer = mine["excess"] > null["excess"]
-    verdict = "" if closer else ", so that likeness needs no labels here"
     return (
-        f"What they look for in a patch: {learned} and CNN filter covariance have a cosine of {mine['cosine']:.2f} "
-        f"(chance {mine['chance']:.2f}, excess {mine['excess']:+.2f}); patch PCA, which knows no labels, has an excess "
-        f"of {null['excess']:+.2f}{verdict}. First derivatives, that is edges, carry {share[learned]:.0%} of the trace "
-        f"of {learned}, {share['CNN filter covariance']:.0%} of the covariance, {share['patch PCA']:.0%} of patch PCA, "
-        f"and {filters['chance_of_edge']:.0%} by chance."
+        f"What they look for in a patch: is the {learned} like the network's own matrices, beyond what patch PCA is, "
+        f"which knows no labels? {_likeness(told, 'CNN patch AGOP')} {_likeness(told, 'CNN filter covariance')} Edges "
+        f"(first derivatives) carry {share[learned]:.0%} of the trace of the {learned}, {share['CNN patch AGOP']:.0%} "
+        f"of the CNN patch AGOP, {share['CNN filter covariance']:.0%} of the CNN filter covariance, "
+        f"{share['patch PCA']:.0%} of patch PCA, and {filters['chance_of_edge']:.0%} by chance."
+    )
+
+
+def _likeness(told: Mapping[str, Any], other: str) -> str:
+    mine, null, closer = likenesses(told, other)
+    return (
+        f"With the {other} it has a cosine of {mine['cosine']:.2f} (chance {mine['chance']:.2f}), an excess of "
+        f"{mine['excess']:+.2f} against {null['excess']:+.2f} of patch PCA, and an overlap of leading directions of "
+        f"{mine['overlap']:.2f} against {null['overlap']:.2f} (chance {mine['overlap_chance']:.2f}): {closer}."
     )
 
 

@@ -21,11 +21,10 @@ from .files import atomic_write
 from .numbers import count, fixed, general, percent
 from .tables import Column, Row, Table, make_table
 
-__all__ = ["alikeness", "learned_matrix", "write_filters_report"]
+__all__ = ["learned_matrix", "likenesses", "write_filters_report"]
 
-COVARIANCE, PCA = "CNN filter covariance", "patch PCA"
+COVARIANCE, AGOP, PCA = "CNN filter covariance", "CNN patch AGOP", "patch PCA"
 PARTS = ("data", "machines", "differences", "filters", "training")
-VERDICTS = {"better": "better", "worse": "worse", "not told apart": "not told apart"}
 
 
 def write_filters_report(told: Mapping[str, Any], path: str | PathLike[str], *, title: str | None = None) -> None:
@@ -54,7 +53,7 @@ def write_filters_report(told: Mapping[str, Any], path: str | PathLike[str], *, 
         raise DataError(f"Got a comparison without {', '.join(missing)}, but expected all of {', '.join(PARTS)}.")
     filters, learned = told["filters"], learned_matrix(told)
     page = {
-        "title": title or "Four machines on the same images, and what they look for",
+        "title": title or "Four machines on the same images",
         "told": told,
         "about": told.get("provenance", {}),
         "machines": told["machines"],
@@ -63,8 +62,7 @@ def write_filters_report(told: Mapping[str, Any], path: str | PathLike[str], *, 
         "difference_table": _difference_table(told["differences"]),
         "filters": filters,
         "learned": learned,
-        "mine": alikeness(filters, learned),
-        "null": alikeness(filters, PCA),
+        "likenesses": [(other, *likenesses(told, other)) for other in (COVARIANCE, AGOP)],
         "heatmaps": {name: _png(_heatmap(entries)) for name, entries in filters["entries"].items()},
         "patches": {name: _patches(filters, name) for name in filters["matrices"]},
         "similarity_table": _similarity_table(filters["similarity"]),
@@ -77,24 +75,36 @@ def learned_matrix(told: Mapping[str, Any]) -> str:
     return next(name for name in told["filters"]["matrices"] if name.startswith("ConvRFM"))
 
 
-def alikeness(filters: Mapping[str, Any], name: str) -> Mapping[str, float]:
-    """Similarity of a matrix to the covariance of the network's filters."""
-    return next(
-        entry for entry in filters["similarity"] if {entry["first"], entry["second"]} == {COVARIANCE, name}
-    )  # fmt: skip
+def likenesses(told: Mapping[str, Any], other: str) -> tuple[Mapping[str, float], Mapping[str, float], str]:
+    """Similarity to ``other`` of the matrix of ConvRFM, and of patch PCA, the null; which is closer, in words."""
+    found = {frozenset((entry["first"], entry["second"])): entry for entry in told["filters"]["similarity"]}
+    mine, null = found[frozenset((learned_matrix(told), other))], found[frozenset((PCA, other))]
+    closer = mine["excess"] > null["excess"], mine["overlap"] > null["overlap"]
+    words = {
+        (True, True): "closer than patch PCA by both",
+        (True, False): "closer than patch PCA by the cosine, but not by its leading directions",
+        (False, True): "closer than patch PCA by its leading directions, but not by the cosine",
+        (False, False): "no closer than patch PCA by either: this likeness needs no labels",
+    }
+    return mine, null, words[closer]
 
 
 def _machine_table(machines: Mapping[str, Any]) -> Table:
     columns = [
-        Column("correct", "Share of the test images that it named correctly.", lambda x: percent(x["accuracy"], 1)),
         Column(
-            "± error", "Binomial standard error of that share.", lambda x: percent(x["standard_error"], 1)
+            "correct",
+            "Share of the test images that it named correctly, ± its binomial standard error.",
+            lambda x: _share(x["accuracy"], x["standard_error"]),
         ),
         Column("chosen", "Hyperparameters, layer by layer where there are several.", _chosen),
         Column("by", "What chose them. The test images chose nothing.", _by),
         Column("seconds", "Choosing, fitting and predicting, on one thread.", lambda x: general(x["seconds"])),
-    ]  # fmt: skip
+    ]
     return make_table("Machines", columns, machines)
+
+
+def _share(value: float, error: float) -> Markup:
+    return Markup('{}&nbsp;<span class="pm">±&nbsp;{}</span>').format(percent(value, 1), percent(error, 1))
 
 
 def _chosen(machine: Mapping[str, Any]) -> Markup:
@@ -113,13 +123,12 @@ def _by(machine: Mapping[str, Any]) -> Markup:
 
 def _difference_table(differences: Sequence[Mapping[str, Any]]) -> Table:
     columns = [
-        Column("gain", "Accuracy of the first less that of the second.", lambda x: percent(x["gain"], 1)),
         Column(
-            "± error",
-            "Standard error of the mean of the differences image by image.",
-            lambda x: percent(x["standard_error"], 1),
+            "gain",
+            "Accuracy of the first less that of the second, ± the standard error of the differences image by image.",
+            lambda x: _share(x["gain"], x["standard_error"]),
         ),
-        Column("verdict", "By two standard errors.", lambda x: Markup.escape(VERDICTS[x["verdict"]])),
+        Column("verdict", "By two standard errors.", lambda x: escape(x["verdict"])),
     ]
     rows = [Row("", _pair(one["second"], "less", one["first"]), [c.cell(one) for c in columns], False) for one in
             differences]  # fmt: skip
