@@ -9,10 +9,16 @@ import re
 import pytest
 import torch
 
-from featlearn.cli.demo_run import Finding, Plan, run, small_cnn, train
+from featlearn.cli.demo_images import ImagesPlan
+from featlearn.cli.demo_run import Finding, Plan, run, small_cnn
 from featlearn.cli.demo_text import finding_text
+from featlearn.cli.demo_training import Recipe, train
 
-TINY = Plan(epochs=1, n_train=320, n_test=100, n_tracked=100)
+FEW = ImagesPlan(
+    n_train=101, n_test=40, steps=1, width=4, deep_width=2, deep_agop_images=5, learning_rates=(0.01, 0.03),
+    recipe=Recipe(epochs=1),
+)  # fmt: skip
+TINY = Plan(epochs=1, n_train=320, n_test=100, n_tracked=100, images=FEW)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +55,9 @@ def sentence(text: str) -> str:
 
 
 def test_page_and_numbers_are_written(done) -> None:
-    assert sorted(path.name for path in done.iterdir()) == ["report.html", "report.json"]
+    assert sorted(path.name for path in done.iterdir()) == [
+        f"{stem}.{kind}" for stem in ("filters", "report") for kind in ("html", "json")
+    ]
     report = json.loads((done / "report.json").read_text(encoding="utf-8"))
     assert list(report["layers"]) == ["conv1", "conv2", "linear1", "linear2"]
     about = report["provenance"]
@@ -68,7 +76,11 @@ def test_the_command_prints_the_finding_and_names_the_files(featlearn, folder, m
         now = report["layers"][name]["nfa"]
         assert f"{now['value']:.3f}" in outcome.out
         assert f"{now['excess']:+.3f} ± {now['excess_standard_error']:.3f}" in outcome.out
-    assert outcome.out.endswith("The report: shown/report.html\nIts numbers: shown/report.json\n")
+    files = "The report: shown/report.html\nIts numbers: shown/report.json\n"
+    assert outcome.out.endswith(f"{files}The comparison: shown/filters.html\nIts numbers: shown/filters.json\n")
+    compared = json.loads((folder / "shown" / "filters.json").read_text(encoding="utf-8"))
+    for one in compared["machines"].values():
+        assert f"{one['accuracy']:.1%} ± {one['standard_error']:.1%}" in outcome.out
 
 
 def test_an_interrupted_demo_leaves_nothing(featlearn, folder, monkeypatch) -> None:

@@ -43,10 +43,10 @@ class ImagesPlan:
     n_test: int = 1000
     patch_size: int = 5
     steps: int = 3
-    width: int = 32
+    width: int = 24
     deep_width: int = 8
-    deep_agop_images: int = 50  # half the default: here the gradients are what costs
-    learning_rates: tuple[float, ...] = (0.01, 0.03)
+    deep_agop_images: int = 30  # fewer than the default: here the gradients are what costs
+    learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1)
     recipe: Recipe = field(default_factory=Recipe)
     directions: int = 6
     seed: int = 0

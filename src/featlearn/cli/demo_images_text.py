@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..report.filters import learned_matrix, likenesses
+from ..report.filters import MARGIN, learned_matrix, likenesses
 
 __all__ = ["comparison_text"]
 
@@ -88,7 +88,7 @@ def _patches(told: Mapping[str, Any]) -> str:
     share = filters["edge_share"]
     return (
         f"What they look for in a patch: is the {learned} like the network's own matrices, beyond what patch PCA is, "
-        f"which knows no labels? {_likeness(told, 'CNN patch AGOP')} {_likeness(told, 'CNN filter covariance')} Edges "
+        f"which knows no labels? Clearly is by more than {MARGIN:g}. {_likeness(told, 'CNN patch AGOP')} {_likeness(told, 'CNN filter covariance')} Edges "
         f"(first derivatives) carry {share[learned]:.0%} of the trace of the {learned}, {share['CNN patch AGOP']:.0%} "
         f"of the CNN patch AGOP, {share['CNN filter covariance']:.0%} of the CNN filter covariance, "
         f"{share['patch PCA']:.0%} of patch PCA, and {filters['chance_of_edge']:.0%} by chance."

@@ -21,9 +21,10 @@ from .files import atomic_write
 from .numbers import count, fixed, general, percent
 from .tables import Column, Row, Table, make_table
 
-__all__ = ["learned_matrix", "likenesses", "write_filters_report"]
+__all__ = ["MARGIN", "learned_matrix", "likenesses", "write_filters_report"]
 
 COVARIANCE, AGOP, PCA = "CNN filter covariance", "CNN patch AGOP", "patch PCA"
+MARGIN = 0.1  # of what counts as clearly closer: the numbers are of one fit and have no error bars
 PARTS = ("data", "machines", "differences", "filters", "training")
 
 
@@ -62,6 +63,7 @@ def write_filters_report(told: Mapping[str, Any], path: str | PathLike[str], *, 
         "difference_table": _difference_table(told["differences"]),
         "filters": filters,
         "learned": learned,
+        "margin": MARGIN,
         "likenesses": [(other, *likenesses(told, other)) for other in (COVARIANCE, AGOP)],
         "heatmaps": {name: _png(_heatmap(entries)) for name, entries in filters["entries"].items()},
         "patches": {name: _patches(filters, name) for name in filters["matrices"]},
@@ -79,12 +81,12 @@ def likenesses(told: Mapping[str, Any], other: str) -> tuple[Mapping[str, float]
     """Similarity to ``other`` of the matrix of ConvRFM, and of patch PCA, the null; which is closer, in words."""
     found = {frozenset((entry["first"], entry["second"])): entry for entry in told["filters"]["similarity"]}
     mine, null = found[frozenset((learned_matrix(told), other))], found[frozenset((PCA, other))]
-    closer = mine["excess"] > null["excess"], mine["overlap"] > null["overlap"]
+    closer = mine["excess"] > null["excess"] + MARGIN, mine["overlap"] > null["overlap"] + MARGIN
     words = {
-        (True, True): "closer than patch PCA by both",
-        (True, False): "closer than patch PCA by the cosine, but not by its leading directions",
-        (False, True): "closer than patch PCA by its leading directions, but not by the cosine",
-        (False, False): "no closer than patch PCA by either: this likeness needs no labels",
+        (True, True): "clearly closer than patch PCA by both",
+        (True, False): "clearly closer than patch PCA by the cosine, but not by its leading directions",
+        (False, True): "clearly closer than patch PCA by its leading directions, but not by the cosine",
+        (False, False): "not clearly closer than patch PCA by either: this likeness needs no labels",
     }
     return mine, null, words[closer]
 
