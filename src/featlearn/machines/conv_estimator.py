@@ -31,7 +31,7 @@ from .weights import as_weights
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["ConvRFMBase", "honest_at_identity"]
+__all__ = ["ConvRFMBase", "axes_of", "honest_at_identity"]
 
 DIRECTIONS = 20  # leading eigenvectors of the patch AGOP that are kept
 CALIBRATED = 1500  # most images for calibration where nothing was selected
@@ -159,7 +159,7 @@ class ConvRFMBase(TransformerMixin, BaseEstimator):
         """X as images; what a machine was fitted to is noted, or compared with."""
         if isinstance(X, Tensor) and X.dim() == 2:
             rows: Tensor | None = X.detach()
-        elif hasattr(X, "iloc") or np.ndim(X) in (0, 1, 2) or hasattr(X, "toarray"):
+        elif hasattr(X, "iloc") or hasattr(X, "toarray") or axes_of(X) <= 2:
             rows = from_array(np.asarray(validate_data(self, X, reset=reset, dtype=[np.float32, np.float64])))
         else:
             rows = None
@@ -326,7 +326,7 @@ class ConvRFMBase(TransformerMixin, BaseEstimator):
         x = self._images(X, reset=False).to(self._basis)
         shares = torch.as_tensor(self.direction_shares_, device=x.device, dtype=x.dtype)
         maps = self.kernel_.kernel.filtered(x, self._filters * shares.sqrt()).permute(0, 3, 1, 2)
-        return like(X, maps.flatten(1) if np.ndim(X) == 2 else maps)
+        return like(X, maps.flatten(1) if axes_of(X) == 2 else maps)
 
     @torch.no_grad()
     def saliency(self, X: Any) -> Any:
@@ -458,6 +458,11 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:
             self.bar.stop()
+
+
+def axes_of(X: Any) -> int:
+    """Axes of an array, or of what can be made one."""
+    return int(X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim)
 
 
 def _check_images(x: Tensor, plan: ImagePlan, rows: Tensor) -> None:

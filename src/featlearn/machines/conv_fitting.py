@@ -39,6 +39,8 @@ class ConvRule:
     max_iter: int
 
 
+LEFT_OUT = 5000  # images up to which the eigendecomposition of leave-one-out is worth its 9 n^3 flops
+
 CONV_RULES = {
     "convrfm": ConvRule((1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1), MetricRule(1.0, "trace", points=100), 3),
     "public": ConvRule((1e-8, 1e-5, 1e-3), MetricRule(1.0, "trace", points=20), 5),
@@ -162,7 +164,7 @@ def fit_images(
         return one([plan.alphas[:1]], plan.max_iter, None, None, start=begin, callback=callback), None
     method = plan.method
     if method == "auto":
-        cheap = plan.few_numbers(problem.x.shape[1], n)
+        cheap = plan.few_numbers(problem.x.shape[1], n) and (plan.landmarks is not None or n <= LEFT_OUT)
         method = "loo" if cheap else "cv" if n <= CROSS_VALIDATED and plan.landmarks is None else "holdout"
     everything = torch.arange(n)
     if method in ("loo", "validation"):
@@ -188,7 +190,8 @@ def fit_images(
         return one([plan.alphas], plan.max_iter, split.train, held, interruptible=False)
 
     selection = race([plan.candidate], rungs, fit, method=method, runner=runner)
-    alphas = [[alpha] for alpha in selection.alphas]
+    # Rounding may ask for a larger ridge on all images than on some of them.
+    alphas = [[other for other in sorted(plan.alphas) if other >= alpha] for alpha in selection.alphas]
     return one(alphas, len(alphas) - 1, None, None, callback=callback), selection
 
 

@@ -33,8 +33,8 @@ COMMON = r"""
 
     Iterate 0, the fixed kernel, is always a candidate. Ridge and iterate are chosen from the training images alone: by
     leave-one-out while the metric has no more numbers than there are images, q (q + 1) / 2 <= n for patches of q
-    numbers; else by five folds (n <= 2,000) or a hold-out of one fifth, each with the metric learned anew without the
-    images that it is scored on.
+    numbers (n <= 5,000, or with landmarks); else by five folds (n <= 2,000) or a hold-out of one fifth, each with the
+    metric learned anew without the images that it is scored on.
 
     Parameters
     ----------

@@ -16,6 +16,7 @@ from torch import Tensor
 from .._random import generator
 from ..exceptions import DataError
 from ..kernels import ConvNTK
+from .conv_estimator import axes_of
 from .conv_rfm import ConvRFMClassifier
 from .estimator import is_whole, like
 
@@ -62,6 +63,8 @@ verbose :
         predictor of its own on the images of its layer.
     filters_ : list of array of shape (width, c, patch_size, patch_size)
         L - 1 of them.
+    n_iter_ : int
+        AGOP steps of all layers together; ``frame()`` has the chosen iterate of each.
     classes_ : array of shape (K,)
     image_shape_, n_features_in_ :
         Channels, height and width of an image, and their product.
@@ -161,6 +164,7 @@ verbose :
                 filters.append(self._drawn(machine, seed, layer))
                 images = self._filtered(images, filters[-1], layer)
         self.layers_, self._filters = fitted, filters
+        self.n_iter_ = sum(machine.n_iter_ for machine in fitted)
         self.filters_ = [self._public(one.mT.unflatten(1, (-1, *(self.patch_size,) * 2)), X) for one in filters]
         return self
 
@@ -226,7 +230,7 @@ verbose :
     def transform(self, X: Any) -> Any:
         """Images (n, width, h, w) that the last machine sees; of rows X (n, pixels) rows too."""
         features = self._features(X)
-        return like(X, features.flatten(1) if np.ndim(X) == 2 else features)
+        return like(X, features.flatten(1) if axes_of(X) == 2 else features)
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Labels (m,)."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from .._random import generator
 from ..agop.of_kernel import agop_of_expansion, combine_gradients, principal_outputs
 from ..agop.of_patches import patch_agop_of_expansion
-from ..exceptions import FeatlearnWarning
+from ..exceptions import DataError, FeatlearnWarning
 from ..kernels import ColumnWarp, ConvNTK, Kernel, LpqKernel, MeanKernel, Metric, PatchMetric, median_bandwidth
 from ..linalg.gram import GramOperator, TiledGram
 from ..linalg.landmarks import LandmarkPath
@@ -187,7 +187,7 @@ def run(
     blocks : sequence of int64 Tensors, optional
         For parts of shape "block".
     judge : Judge or LeaveOneOut, optional
-        Scores every candidate; without one every step needs a single alpha.
+        Scores every candidate. Without one, the first alpha of a step that can be solved is taken.
     start : sequence of Metric or PatchMetric, optional
         Metrics of the parts to start from, default the identity.
     landmarks : Tensor of shape (p,), int64, optional
@@ -277,7 +277,7 @@ class _Loop:
         self.train_scores: dict[float, float] = {}
         self.best_score = float("inf")
         self.kept: Run | None = None
-        self.previous: tuple[Tensor, int] | None = None
+        self.previous: tuple[Tensor, float] | None = None
 
     def step(self, t: int) -> bool:
         """One iterate and, unless it is the last, the next metric; False when nothing more is to come."""
@@ -290,7 +290,7 @@ class _Loop:
         place = min(range(len(scored)), key=lambda i: (scored[i][0], -candidates[i][0]))
         (alpha, solution), (score, honest) = candidates[place], scored[place]
         self.honest.append(honest)
-        self.previous = (solution.dual_coef, place)
+        self.previous = (solution.dual_coef, alpha)
         self.scores += [(t, candidate[0], entry[0]) for candidate, entry in zip(candidates, scored, strict=True)]
         record = self._record(t, alpha, bandwidths, score, honest, solution)
         self.history.append(record)
@@ -340,7 +340,8 @@ class _Loop:
 
     def _solve(self, kernel: Kernel, t: int, last: bool) -> list[tuple[float, RidgeSolution]]:
         if self.basis is not None:
-            return self._solve_on_landmarks(kernel, self.basis, self._alphas(t))
+            alphas = self._alphas(t)
+            return self._solve_on_landmarks(kernel, self.basis, alphas if self.judge is not None else alphas[:1])
         gram: Tensor | GramOperator
         if self.gram is not None:
             gram = kernel.fill_(self.x, self.gram)
@@ -355,20 +356,29 @@ class _Loop:
         if len(alphas) > 1 and self.weights is None and uses_pcg(solver, len(self.x)):
             shared = nystrom_preconditioner(gram, solver.rank, generator(self.random_state, "nystrom"))
         found: list[tuple[float, RidgeSolution]] = []
+        failure: DataError | None = None
         for alpha in alphas:
             start = found[-1][1].dual_coef if found else (None if self.previous is None else self.previous[0])
-            solution = solve_ridge(
-                gram,
-                self.targets,
-                alpha,
-                weights=self.weights,
-                solver=solver,
-                generator=generator(self.random_state, "nystrom"),
-                initial=start,
-                overwrite=True,
-                preconditioner=shared,
-            )
+            try:
+                solution = solve_ridge(
+                    gram,
+                    self.targets,
+                    alpha,
+                    weights=self.weights,
+                    solver=solver,
+                    generator=generator(self.random_state, "nystrom"),
+                    initial=start,
+                    overwrite=True,
+                    preconditioner=shared,
+                )
+            except DataError as error:  # a ridge below the rounding of the kernel matrix: a larger one may do
+                failure = error
+                continue
             found.append((alpha, solution))
+            if self.judge is None:
+                break
+        if not found and failure is not None:
+            raise failure
         return found
 
     def _solve_on_landmarks(
@@ -403,11 +413,9 @@ class _Loop:
         """The candidates; once one was the best, that one and its neighbours."""
         alphas = self.recipe.alphas_at(t)
         if self.previous is None or len(alphas) <= 3 or self.recipe.alphas_at(t - 1) is not alphas:
-            self.offset = 0
             return alphas
-        centre = self.offset + self.previous[1]
-        self.offset = min(max(centre - 1, 0), len(alphas) - 3)
-        return alphas[self.offset : self.offset + 3]
+        first = min(max(alphas.index(self.previous[1]) - 1, 0), len(alphas) - 3)
+        return alphas[first : first + 3]
 
     def _scores(
         self, kernel: Kernel, candidates: Sequence[tuple[float, RidgeSolution]]
