@@ -8,9 +8,12 @@ import torch
 
 from featlearn import ConvRFMClassifier, ConvRFMRegressor
 from featlearn.exceptions import DataError, FeatlearnWarning
+from featlearn.kernels import ConvNTK
 from featlearn.machines import conv_fitting
 from featlearn.machines.calibration import log_loss
 from featlearn.machines.fitting import possible_folds
+from featlearn.machines.loop import LeaveOneOut, run
+from featlearn.machines.rules import MetricRule
 from featlearn.machines.selection import cross_validation, hold_out
 
 RANDOM = np.random.default_rng(1)
@@ -204,6 +207,56 @@ def test_few_rows_make_fewer_folds_and_too_few_none():
         pytest.raises(DataError, match="2 images, too few to hold any out"),
     ):
         ConvRFMRegressor(**BASE, selection="cv").fit(X[:2], Y[:2])
+
+
+NEARLY_EQUAL = np.repeat(RANDOM.normal(size=(12, 6, 6)), 4, axis=0) + 1e-5 * RANDOM.normal(size=(48, 6, 6))
+
+
+@pytest.mark.parametrize("method", ["cv", "holdout", "validation", "loo"])
+@pytest.mark.filterwarnings("ignore:.*optimistic:featlearn.exceptions.FeatlearnWarning")
+def test_ridges_below_the_rounding_of_the_kernel_are_left_out(method):
+    """Nearly equal images make a matrix that is not positive definite in single precision with the smallest ridge."""
+    targets = NEARLY_EQUAL[:, 2, 2] * NEARLY_EQUAL[:, 2, 3]
+    held = {"X_val": NEARLY_EQUAL[::4], "y_val": targets[::4]} if method == "validation" else {}
+    with pytest.raises(DataError, match="not positive definite with alpha=1e-09"):
+        ConvRFMRegressor(depth=1, alpha=1e-9, max_iter=0, selection=None).fit(NEARLY_EQUAL, targets)
+    for steps in (0, 3):
+        machine = ConvRFMRegressor(depth=1, alpha=(1e-9, 1e-3, 1e-2), max_iter=steps, random_state=0, selection=method)
+        machine.fit(NEARLY_EQUAL, targets, **held)
+        assert np.mean((machine.predict(NEARLY_EQUAL) - targets) ** 2) < 0.1 * targets.var()
+        if steps == 0 and method in ("validation", "loo"):
+            # Those that can be solved are solved as if they were alone.
+            assert {entry["alpha"] for entry in machine.selection_.table} <= {1e-3, 1e-2}
+            fewer = ConvRFMRegressor(depth=1, alpha=(1e-3, 1e-2), max_iter=0, random_state=0, selection=method)
+            assert scores(machine)[0] == pytest.approx(scores(fewer.fit(NEARLY_EQUAL, targets, **held))[0], rel=1e-5)
+
+
+def test_a_ridge_that_serves_folds_only_gives_way_to_the_next_one():
+    """All images have nearly equal ones, and the images of a fold do not."""
+    recipe = conv_fitting.ImagePlan(
+        ConvNTK(3, 1), (1e-9, 1e-3, 1e-2), MetricRule(1.0, "trace", points="all"), 0, 0.0, "none", True, None, 0
+    ).recipe([[1e-9, 1e-3, 1e-2]], 0, selected=False)
+    images = torch.tensor(NEARLY_EQUAL).float()[:, None]
+    targets = images[:, :, 2, 2] * images[:, :, 2, 3]
+    assert run(recipe, images, targets).alpha == 1e-3
+    assert run(recipe, images[::4], targets[::4]).alpha == 1e-9
+    # Landmarks are whitened by what there is of their kernel matrix: any ridge can be solved.
+    assert run(recipe, images, targets, landmarks=torch.arange(20)).alpha == 1e-9
+
+
+def test_each_step_tries_the_neighbours_of_the_ridge_that_was_the_best():
+    alphas = (1e-9, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    targets = NEARLY_EQUAL[:, 2, 2]
+    recipe = conv_fitting.ImagePlan(
+        ConvNTK(3, 1), alphas, MetricRule(1.0, "trace", points="all"), 3, 0.0, "loo", True, None, 0
+    ).recipe([alphas], 3, selected=True)
+    images = torch.tensor(NEARLY_EQUAL).float()[:, None]
+    fitted = run(recipe, images, torch.tensor(targets - targets.mean()).float()[:, None], judge=LeaveOneOut(True))
+    for step in range(1, 4):
+        tried = [alpha for t, alpha, _ in fitted.scores if t == step]
+        place = alphas.index(fitted.history[step - 1]["alpha"])
+        first = min(max(place - 1, 0), 3)
+        assert set(tried) <= set(alphas[first : first + 3])
 
 
 # given validation images, and nothing chosen -----------------------------------------------------------------------

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from featlearn.machines.conv_rfm import ConvRFMClassifier, ConvRFMRegressor
+from featlearn.machines.deep_conv_rfm import DeepConvRFMClassifier
 from featlearn.machines.rfm import RFMClassifier, RFMRegressor
 from featlearn.machines.tree import RFMTreeClassifier, RFMTreeRegressor
 
@@ -122,4 +124,53 @@ def test_contract_of_trees(estimator, check):
     expected_failed_checks=expected_failures_of_trees,
 )
 def test_contract_of_trees_that_take_longer(estimator, check):
+    check(estimator)
+
+
+# A row is one pixel of many channels.
+PIXEL = {"patch_size": 1, "depth": 1}
+
+
+SINGLE = "images are seen in single precision: equal to its rounding, 1e-6, where the check asks for 1e-7"
+
+
+def expected_failures_of_images(machine: Any) -> dict[str, str]:
+    """Checks that ask for what a convolutional machine does not promise, with the reason."""
+    found = {"check_methods_subset_invariance": SINGLE, "check_sample_weight_equivalence_on_dense_data": SINGLE}
+    if machine.selection is not None:
+        found["check_sample_weight_equivalence_on_dense_data"] = ROWS
+    elif not isinstance(machine, ConvRFMRegressor):
+        found["check_sample_weight_equivalence_on_dense_data"] = CALIBRATION
+    if machine.selection == "cv" or (machine.selection and isinstance(machine, DeepConvRFMClassifier)):
+        found["check_transformer_n_iter"] = STEPS
+    if machine.selection and isinstance(machine, DeepConvRFMClassifier):
+        found["check_non_transformer_estimators_n_iter"] = STEPS
+    return found
+
+
+@fewer_folds
+@parametrize_with_checks(
+    [
+        ConvRFMRegressor(**PIXEL, alpha=1e-2, max_iter=1, selection=None),
+        ConvRFMClassifier(**PIXEL, alpha=1e-2, max_iter=1, selection=None),
+        ConvRFMRegressor(patch_size=1, depth=2, selection="cv"),
+        DeepConvRFMClassifier(patch_size=1, layers=2, width=8, alpha=1e-2, max_iter=1, selection=None),
+    ],
+    expected_failed_checks=expected_failures_of_images,
+)
+def test_contract_of_machines_of_images(estimator, check):
+    check(estimator)
+
+
+@fewer_folds
+@pytest.mark.slow
+@parametrize_with_checks(
+    [
+        ConvRFMRegressor(**PIXEL),
+        ConvRFMClassifier(**PIXEL, max_iter=1, selection="holdout", landmarks=10),
+        DeepConvRFMClassifier(patch_size=1, layers=2, width=8, max_iter=2, filters="directions", selection="holdout"),
+    ],
+    expected_failed_checks=expected_failures_of_images,
+)
+def test_contract_of_machines_of_images_that_take_longer(estimator, check):
     check(estimator)
