@@ -103,7 +103,7 @@ def derivative_filters(patch_size: int, channels: int = 1) -> Tensor:
     if patch_size < 2:
         raise DataError(f"Got patches of {patch_size} pixel, but expected at least 2 x 2: a pixel has no derivative.")
     place = torch.arange(patch_size, dtype=torch.float64) - (patch_size - 1) / 2
-    across = place.sign() if patch_size == 3 else -place * torch.exp(-(place**2) * 12.5 / patch_size**2)
+    across = place.sign() if patch_size == 3 else place * torch.exp(-(place**2) * 12.5 / patch_size**2)
     along = torch.tensor([1.0, 2.0, 1.0]).double() if patch_size == 3 else torch.exp(-(place**2) * 12.5 / patch_size**2)
     x, y = torch.outer(along, across).flatten(), torch.outer(across, along).flatten()
     pair = torch.stack([x / x.norm(), y / y.norm()])
