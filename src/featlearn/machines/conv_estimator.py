@@ -381,7 +381,7 @@ class ConvRFMBase(TransformerMixin, BaseEstimator):
             ``scores``, one entry an iterate; ``agop_se``, ``shares`` and ``directions`` of the patch AGOP (directions
             for up to four channels).
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "dual_coef_")
         table = self.history_ if self.selection_ is None else self.selection_.table
         error = "score_se" if self.selection_ is None else "standard_error"
         return {
