@@ -104,7 +104,11 @@ def compare_machines(plan: ImagesPlan, advance: Advance) -> dict[str, Any]:
         "machines": {name: one.to_dict() for name, one in fitted.items()},
         "differences": differences({name: one.right for name, one in fitted.items()}),
         "filters": describe_matrices(plan, matrices, fitted[LEARNED].machine, images),
-        "training": {"start_cosine": _likeness_to_start(plan, matrices[COVARIANCE])},
+        "training": {
+            "width": plan.width,
+            "deep_width": plan.deep_width,
+            "start_cosine": _likeness_to_start(plan, matrices[COVARIANCE]),
+        },
     }
 
 

@@ -11,6 +11,7 @@ from ..report.filters import MARGIN, learned_matrix, likenesses
 __all__ = ["comparison_text"]
 
 LINE = 80
+NETWORK = ("CNN patch AGOP", "CNN filter covariance")
 
 
 def comparison_text(told: Mapping[str, Any]) -> str:
@@ -27,10 +28,14 @@ def comparison_text(told: Mapping[str, Any]) -> str:
         f"named the same {data['n_test']:,} unseen ones:",
         " ".join(_judged(entry) for entry in told["differences"] if _neighbours(entry)),
         f"Chosen by {_chosen_by(machines)}; the unseen images chose nothing.",
+        f"What matters in a patch: is the {learned_matrix(told)} like the network's own matrices, beyond what patch "
+        "PCA is, which knows no labels?",
         _patches(told),
     ]
     filled = [textwrap.fill(text, LINE) for text in paragraphs]
-    return "\n\n".join([filled[0], "\n".join(_table(machines)), *filled[1:]])
+    return "\n\n".join(
+        [filled[0], "\n".join(_table(machines)), *filled[1:-1], "\n".join(_likeness_rows(told)), filled[-1]]
+    )
 
 
 def _table(machines: Mapping[str, Any]) -> list[str]:
@@ -82,30 +87,37 @@ def _chosen_by(machines: Mapping[str, Any]) -> str:
     return "; by ".join(f"{how}: {_listed(names)}" for how, names in ways.items())
 
 
+def _likeness_rows(told: Mapping[str, Any]) -> list[str]:
+    top = len(told["filters"]["directions"][learned_matrix(told)])
+    head = [
+        f"                      excess of cosine   overlap of {top} directions",
+        "  with the CNN's      metric        PCA   metric     PCA    chance",
+    ]
+    found = ((other, *likenesses(told, other)[:2]) for other in NETWORK)
+    return head + [
+        f"  {other.removeprefix('CNN '):<18}{mine['excess']:+8.2f}{null['excess']:+11.2f}{mine['overlap']:9.2f}"
+        f"{null['overlap']:8.2f}{mine['overlap_chance']:10.2f}"
+        for other, mine, null in found
+    ]
+
+
 def _patches(told: Mapping[str, Any]) -> str:
     """Whether the metric is like what the network has, beyond what patch PCA is, and whether either is edges."""
-    filters, learned = told["filters"], learned_matrix(told)
-    share = filters["edge_share"]
+    filters = told["filters"]
+    shares = [f"{share:.0%} of {_the(name)}" for name, share in filters["edge_share"].items()]
     return (
-        f"What they look for in a patch: is the {learned} like the network's own matrices, beyond what patch PCA is, "
-        f"which knows no labels? Clearly is by more than {MARGIN:g}. {_likeness(told, 'CNN patch AGOP')} {_likeness(told, 'CNN filter covariance')} Edges "
-        f"(first derivatives) carry {share[learned]:.0%} of the trace of the {learned}, {share['CNN patch AGOP']:.0%} "
-        f"of the CNN patch AGOP, {share['CNN filter covariance']:.0%} of the CNN filter covariance, "
-        f"{share['patch PCA']:.0%} of patch PCA, and {filters['chance_of_edge']:.0%} by chance."
+        f"{' '.join(_likeness(told, other) for other in NETWORK)} (Clearly: by more than {MARGIN:g}, for want of "
+        f"error bars.) Edges, that is first derivatives, carry {_listed(shares)} by trace, and "
+        f"{filters['chance_of_edge']:.0%} by chance."
     )
 
 
 def _likeness(told: Mapping[str, Any], other: str) -> str:
-    mine, null, closer = likenesses(told, other)
-    return (
-        f"With the {other} it has a cosine of {mine['cosine']:.2f} (chance {mine['chance']:.2f}), an excess of "
-        f"{mine['excess']:+.2f} against {null['excess']:+.2f} of patch PCA, and an overlap of leading directions of "
-        f"{mine['overlap']:.2f} against {null['overlap']:.2f} (chance {mine['overlap_chance']:.2f}): {closer}."
-    )
+    return f"To {_the(other)} the {learned_matrix(told)} is {likenesses(told, other)[2]}."
 
 
 def _the(name: str) -> str:
-    return name if name[0].isupper() and name != "CNN" else f"the {name}"
+    return name if name in ("ConvRFM", "Deep ConvRFM", "patch PCA") else f"the {name}"
 
 
 def _capital(text: str) -> str:

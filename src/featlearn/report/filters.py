@@ -64,7 +64,7 @@ def write_filters_report(told: Mapping[str, Any], path: str | PathLike[str], *, 
         "filters": filters,
         "learned": learned,
         "margin": MARGIN,
-        "likenesses": [(other, *likenesses(told, other)) for other in (COVARIANCE, AGOP)],
+        "likenesses": [(other, *likenesses(told, other)) for other in (AGOP, COVARIANCE)],
         "heatmaps": {name: _png(_heatmap(entries)) for name, entries in filters["entries"].items()},
         "patches": {name: _patches(filters, name) for name in filters["matrices"]},
         "similarity_table": _similarity_table(filters["similarity"]),
@@ -86,7 +86,7 @@ def likenesses(told: Mapping[str, Any], other: str) -> tuple[Mapping[str, float]
         (True, True): "clearly closer than patch PCA by both",
         (True, False): "clearly closer than patch PCA by the cosine, but not by its leading directions",
         (False, True): "clearly closer than patch PCA by its leading directions, but not by the cosine",
-        (False, False): "not clearly closer than patch PCA by either: this likeness needs no labels",
+        (False, False): "not clearly closer than patch PCA by either, so that this likeness shows no learning",
     }
     return mine, null, words[closer]
 
