@@ -92,6 +92,20 @@ def test_an_interrupted_demo_leaves_nothing(featlearn, folder, monkeypatch) -> N
     assert not (folder / "shown").exists()
 
 
+def test_a_demo_interrupted_while_it_compares_leaves_nothing(featlearn, folder, monkeypatch) -> None:
+    seen = []
+
+    def interrupted(plan, advance):
+        seen.append((plan.seed, torch.get_num_threads()))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("featlearn.cli.demo_run._work", lambda plan, advance: None)
+    monkeypatch.setattr("featlearn.cli.demo_run.compare_machines", interrupted)
+    assert featlearn("demo", "--out", "shown", "--seed", 3).code == 130
+    assert seen == [(3, 1)]
+    assert not (folder / "shown").exists()
+
+
 def test_one_thread_computes_and_the_others_come_back(featlearn, monkeypatch) -> None:
     seen = []
 
