@@ -106,7 +106,7 @@ COMMON = r"""
 
     References
     ----------
-    Radhakrishnan, Beaglehole, Belkin (2023). Mechanism of feature learning in convolutional neural networks.
+    Beaglehole, Radhakrishnan, Pandit, Belkin (2023). Mechanism of feature learning in convolutional neural networks.
     arXiv:2309.00570.
 
     Examples

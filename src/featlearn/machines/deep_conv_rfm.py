@@ -78,7 +78,7 @@ verbose :
 
     References
     ----------
-    Radhakrishnan, Beaglehole, Belkin (2023). Mechanism of feature learning in convolutional neural networks.
+    Beaglehole, Radhakrishnan, Pandit, Belkin (2023). Mechanism of feature learning in convolutional neural networks.
     arXiv:2309.00570. The nonlinearity between layers is that of this library.
 
     Examples
