@@ -33,7 +33,7 @@ class EdgeReport:
     matrices : tuple of str
         Names; the last one is "patch PCA", the second moment of the training patches: a null.
     eigenvalues : dict of str to tuple of float
-        The leading ones, as shares of the trace.
+        The leading ones, as shares of the trace; zeros where that is 0.
     directions : dict of str to array of shape (top, c, ps, ps)
     edge_energy : dict of str to tuple of float
         :math:`|E u|^2` of each direction u, E the orthonormal first derivatives in each channel: 1 for an oriented
@@ -163,7 +163,7 @@ def edge_report(
         channels=channels,
         patch_size=side,
         matrices=tuple(names),
-        eigenvalues={name: _floats(spectra[name][0] / found[name].trace()) for name in names},
+        eigenvalues={name: _shares(spectra[name][0], found[name]) for name in names},
         directions={name: spectra[name][1].mT.reshape(top, channels, side, side).numpy() for name in names},
         edge_energy={name: _floats((edges @ spectra[name][1]).square().sum(dim=0)) for name in names},
         constant_energy={name: _floats((constants @ spectra[name][1]).square().sum(dim=0)) for name in names},
@@ -199,6 +199,11 @@ def sobel_magnitude(images: Tensor) -> Tensor:
     filters = (derivative_filters(3) * 12**0.5).to(images).reshape(2, 1, 3, 3)
     maps = torch.nn.functional.conv2d(images.flatten(0, 1)[:, None], filters)
     return maps.unflatten(0, images.shape[:2]).square().sum(dim=(1, 2)).sqrt()
+
+
+def _shares(values: Tensor, matrix: Tensor) -> tuple[float, ...]:
+    total = float(matrix.trace())
+    return _floats(values / total if total > 0 else torch.zeros_like(values))
 
 
 def _floats(values: Tensor) -> tuple[float, ...]:

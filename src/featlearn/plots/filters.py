@@ -35,6 +35,8 @@ def plot_filters(report: Mapping[str, Any]) -> Figure:
     for row, name in zip(grid, names, strict=True):
         numbers = zip(report["directions"][name], report["eigenvalues"][name], report["edge_energy"][name], strict=True)
         for ax, (direction, share, edge) in zip(row, numbers, strict=False):
+            if share == 0:  # of a matrix that is zero there is no direction
+                continue
             ax.imshow(patch_image(np.ravel(direction).tolist(), shape), interpolation="nearest")
             ax.set_xlabel(f"{share:.1%}\nedge {edge:.2f}", fontsize=8)
         for ax in row:
@@ -107,8 +109,10 @@ def plot_deep_conv_rfm(told: Mapping[str, Any]) -> Figure:
     for place, (row, layer) in enumerate(zip(grid, layers, strict=True)):
         scores = layer["scores"]
         steps = [entry["iteration"] for entry in scores]
-        errors = np.nan_to_num([entry["standard_error"] for entry in scores])
-        row[0].errorbar(steps, [entry["score"] for entry in scores], errors, color=ALIGNMENT, marker="o", capsize=3)
+        # What is undefined is None in JSON.
+        errors = np.nan_to_num(np.array([entry["standard_error"] for entry in scores], dtype=float))
+        heights = np.array([entry["score"] for entry in scores], dtype=float)
+        row[0].errorbar(steps, heights, errors, color=ALIGNMENT, marker="o", capsize=3)
         row[0].axvline(layer["iteration"], color="0.6", linewidth=1, linestyle=":", label="chosen")
         row[0].set_xticks(steps)
         height, width = layer["size"]
