@@ -90,6 +90,29 @@ def test_a_landmark_given_twice_is_one_direction(make_system) -> None:
     torch.testing.assert_close(theta[5], theta[P], rtol=1e-6, atol=1e-8)
 
 
+def test_directions_above_the_rounding_of_the_entries_are_kept() -> None:
+    """Kernels have one large eigenvalue, of their mean: small ones need not be small against it."""
+    generator = torch.Generator().manual_seed(0)
+    rotation = torch.linalg.qr(torch.randn(400, 400, generator=generator, dtype=torch.float64)).Q
+    values = torch.full((400,), 2e-3, dtype=torch.float64)
+    values[0] = 200.0
+    gram = (rotation * values) @ rotation.mT
+    targets = torch.randn(400, 1, generator=generator, dtype=torch.float64)
+    path = LandmarkPath(gram.float(), gram.float(), targets.float())
+    assert path.rank == 400
+    expected = gram @ torch.linalg.solve(gram + 1e-3 * torch.eye(400, dtype=torch.float64), targets)
+    torch.testing.assert_close(targets - path.residuals(1e-3).double(), expected, rtol=0, atol=0.02)
+
+
+def test_directions_of_rounding_are_dropped(make_system) -> None:
+    system = make_system(200, d=2)
+    smooth = torch.exp(-torch.cdist(system.x, system.x).square() / 50)  # of numerical rank 20 or so
+    path = LandmarkPath(smooth.float(), smooth.float(), system.targets.float())
+    assert path.rank < 60
+    expected = smooth @ torch.linalg.solve(smooth + 1e-2 * torch.eye(200, dtype=torch.float64), system.targets)
+    torch.testing.assert_close(system.targets - path.residuals(1e-2).double(), expected, rtol=0, atol=1e-2)
+
+
 def test_single_precision_is_close_to_double(make_system) -> None:
     gram, cross, targets, weights = parts(make_system, n=300, d=3)
     expected = cross @ minimiser(gram, cross, targets, weights, 1e-4)

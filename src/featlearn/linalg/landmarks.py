@@ -35,7 +35,10 @@ class LandmarkPath:
     Attributes
     ----------
     rank : int
-        Directions of ``K_pp`` that were kept: those above p roundings of its precision times its largest eigenvalue.
+        Directions of ``K_pp`` that were kept: those above the rounding of its entries, taken as 16 units of their
+        precision times its largest diagonal entry; p x p independent errors of that size have a norm of
+        ``32 sqrt(p)`` units. (A bound of p units times the largest eigenvalue would drop most of a thousand
+        landmarks in single precision.)
 
     Raises
     ------
@@ -70,7 +73,8 @@ class LandmarkPath:
         self.targets = targets
         self.weights = torch.ones_like(targets[:, 0]) if weights is None else weights.to(targets)
         values, vectors = torch.linalg.eigh(gram.double())
-        kept = values > p * torch.finfo(gram.dtype).eps * values[-1]
+        rounding = 32 * p**0.5 * torch.finfo(gram.dtype).eps * gram.diagonal().max()
+        kept = values > torch.maximum(rounding.to(values), p * torch.finfo(values.dtype).eps * values[-1])
         self.rank = int(kept.sum())
         whitening = vectors[:, kept] / values[kept].sqrt()
         square = torch.zeros(self.rank, self.rank, dtype=torch.float64, device=gram.device)
