@@ -14,7 +14,7 @@ from .._random import generator
 from ..exceptions import DataError, FeatlearnWarning
 from ..kernels import ConvNTK, PatchMetric
 from .fitting import possible_folds
-from .loop import HeldOut, LeaveOneOut, Recipe, Run, run
+from .loop import HeldOut, LeaveOneOut, Recipe, Run, run, scored_rows
 from .rules import Bandwidth, MetricRule, Part
 from .selection import CROSS_VALIDATED, Candidate, Rung, Selection, Split, cross_validation, hold_out, race
 
@@ -171,7 +171,8 @@ def fit_images(
         judge: HeldOut | LeaveOneOut
         if method == "loo":
             _warn_if_optimistic(plan, problem.x.shape[1], n)
-            judge, split = LeaveOneOut(plan.centered), Split(everything, everything)
+            scored = scored_rows(n, landmarks_of(plan, n, problem.labels))
+            judge, split = LeaveOneOut(plan.centered), Split(everything, scored)
         else:
             if validation is None:
                 raise DataError('Got selection="validation" without X_val and y_val. Pass both to fit.')

@@ -31,7 +31,7 @@ from ..linalg.ridge import (
 from .rules import Bandwidth, MetricRule, Part
 from .span import Span, lives_in_the_span
 
-__all__ = ["HeldOut", "Judge", "LeaveOneOut", "Recipe", "Run", "draw_points", "metric_root", "run"]
+__all__ = ["HeldOut", "Judge", "LeaveOneOut", "Recipe", "Run", "draw_points", "metric_root", "run", "scored_rows"]
 
 MEDIAN_ROWS = 500  # rows between which the median distance is taken
 LOOSE = 1e-2  # tolerance of the solver while the metric is still moving
@@ -108,7 +108,10 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """Leave-one-out squared error in closed form: honest while the metric has seen no label of these rows."""
+    """Leave-one-out squared error in closed form: honest while the metric has seen no label of these rows.
+
+    With landmarks, it is that of the :func:`scored_rows`.
+    """
 
     recentred: bool = False
     name: str = "leave-one-out squared error"
@@ -152,6 +155,19 @@ def squared_error(residuals: Tensor, weights: Tensor | None = None) -> float:
     """Mean over rows, sum over outputs, of the squared residuals (m, C)."""
     rows = residuals.double().square().sum(dim=1)
     return float(rows.mean() if weights is None else weights.to(rows) @ rows / weights.sum().to(rows))
+
+
+def scored_rows(n: int, landmarks: Tensor | None) -> Tensor:
+    """Rows (m,) on which leave-one-out scores a machine with landmarks: those that are none, given a fifth of all.
+
+    The kernel function of a landmark serves its own row above all. Left out, the row leaves behind a function that
+    nothing holds where the row is, and an error that no other row has: on 3,000 digits with 1,000 landmarks the others
+    have 0.166, as new ones have, and the landmarks 0.62.
+    """
+    others = torch.ones(n, dtype=torch.bool)
+    if landmarks is not None:
+        others[landmarks.cpu()] = False
+    return others.nonzero()[:, 0] if 5 * int(others.sum()) >= n else torch.arange(n)
 
 
 @torch.no_grad()
@@ -264,6 +280,7 @@ class _Loop:
         self.recipe, self.x, self.targets, self.weights = recipe, x, targets, weights
         self.blocks, self.judge, self.random_state = blocks, judge, random_state
         self.basis = None if landmarks is None else x[landmarks]
+        self.scored = scored_rows(len(x), landmarks).to(targets.device)
         self.metrics = list(start) if start is not None else [_first(part, x) for part in recipe.parts]
         self.metrics = [_with_kernel(metric, part) for metric, part in zip(self.metrics, recipe.parts, strict=True)]
         rows = torch.randperm(len(x), generator=generator(random_state, "median"))[:MEDIAN_ROWS]
@@ -388,7 +405,7 @@ class _Loop:
         path = LandmarkPath(gram, kernel.matrix(self.x, basis), self.targets, self.weights)
         self.train_scores = {alpha: squared_error(path.residuals(alpha), self.weights) for alpha in alphas}
         if isinstance(self.judge, LeaveOneOut):
-            self.left_out = [self.targets - path.leave_one_out(alpha) for alpha in alphas]
+            self.left_out = [(self.targets - path.leave_one_out(alpha))[self.scored] for alpha in alphas]
         return [(alpha, RidgeSolution(path.solve(alpha), "eigh", "exact", 0, 0.0, 0.0, 0.0)) for alpha in alphas]
 
     def _solve_leaving_one_out(
@@ -423,7 +440,9 @@ class _Loop:
         if self.judge is None:
             return [(float("nan"), None)] * len(candidates)
         if isinstance(self.judge, LeaveOneOut):
-            return [(squared_error(self.targets - values, self.weights), values) for values in self.left_out]
+            targets = self.targets[self.scored]
+            weights = None if self.weights is None else self.weights[self.scored]
+            return [(squared_error(targets - values, weights), values) for values in self.left_out]
         basis = self.x if self.basis is None else self.basis
         return list(self.judge(kernel, basis, [solution.dual_coef for _, solution in candidates]))
 
@@ -461,7 +480,7 @@ class _Loop:
         """Of the score, from the spread of the rows' squared errors."""
         if honest is None or len(honest) < 2:
             return float("nan")
-        targets = self.judge.targets if isinstance(self.judge, HeldOut) else self.targets
+        targets = self.judge.targets if isinstance(self.judge, HeldOut) else self.targets[self.scored]
         rows = (targets - honest).double().square().sum(dim=1)
         return float(rows.std() / len(rows) ** 0.5)
 
