@@ -76,6 +76,35 @@ def test_leave_one_out_is_n_refits_of_a_classifier():
     assert machine.selection_.best["score"] * (1 / 3) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+def test_leave_one_out_with_landmarks_is_that_of_the_other_images(weighted):
+    """Their refits keep the landmarks; a landmark's own refit would leave its kernel function without a hold."""
+    weights = np.linspace(0.5, 2, N) if weighted else np.ones(N)
+    machine = ConvRFMClassifier(depth=1, alpha=ALPHAS, max_iter=0, selection="loo", landmarks=15, random_state=2)
+    machine.fit(X, LABELS, sample_weight=weights if weighted else None)
+    kernel = ConvNTK(3, 1)
+    images, basis = torch.tensor(X)[:, None], machine._basis.double()
+    cross, own = kernel.definition(images, basis), kernel.definition(basis, basis)
+    scale = float(kernel.diagonal(images).max())
+    cross, own, one_hot = cross / scale, own / scale, torch.eye(3).double()[LABELS]
+    others = [i for i in range(N) if not (images[i].float() == machine._basis).flatten(1).all(dim=1).any()]
+    assert len(others) == N - 15
+    errors = []
+    for i in others:
+        rest, mass = np.delete(np.arange(N), i), torch.tensor(np.delete(weights, i))[:, None]
+        square = cross[rest].mT @ (mass * cross[rest]) + machine.alpha_ * own
+        theta = torch.linalg.solve(square, cross[rest].mT @ (mass * one_hot[rest]))
+        errors.append(float((one_hot[i] - cross[i] @ theta).square().sum()))
+    best = machine.selection_.best
+    assert best["score"] / 3 == pytest.approx(np.average(errors, weights=weights[others]), rel=2e-3)
+    ((rows, values),) = machine.selection_.held_out
+    assert rows.tolist() == others
+    assert len(values) == len(others)
+    # Where hardly any image is none, all are scored.
+    machine = ConvRFMClassifier(depth=1, alpha=ALPHAS, max_iter=0, selection="loo", landmarks=40).fit(X, LABELS)
+    assert len(machine.selection_.held_out[0][0]) == N
+
+
 def test_leave_one_out_chooses_the_ridge_and_the_iterate_of_its_table():
     machine = ConvRFMRegressor(**BASE, patch_size=2, selection="loo").fit(X, Y)
     assert scores(machine) == {t: pytest.approx(entry["score"]) for t, entry in enumerate(machine.history_)}
