@@ -6,7 +6,7 @@ respect to patches as independent inputs. Single precision; Fashion-MNIST and CI
 patches times A (its first convolution is 1 x 1); everything is compiled and warmed up. Three ways:
 
 - as published code does: output by output, ``jax.grad`` of f_o for all 20 images at once by ``vmap``, so that the
-  kernel is computed and differentiated ten times. Batches of 20 were the fastest of 1, 4 and 20.
+  kernel is computed and differentiated ten times. Batches of 20 were no slower than of 1 or 4.
 - its best case: image by image, the kernel forward once (``jax.vjp``), then ten cotangents pulled back.
 - the same without compiling the gradient: ``jax.jit`` around the kernel function alone, at n = 300.
 
@@ -15,8 +15,9 @@ makes one reverse pass for all outputs. From ``kernels/_conv_numba.py``, flops f
 and r outputs: (2q + 39) + 9 + r (2q + 3) a position of the first layer (forward; reverse; contraction), 40 + 9 a
 position of later ones, and window sums of 2 maps forward and 3 back, of 4 each. Bytes that it streams from the second
 and third cache: 8 a position for norms, 32 for four coefficients written and read again, and rows of pixels 3 (1 + r)
-times. Both errors are against the definition in double precision. Bound by: the contraction with coefficients and
-patches, a reduction over images for every output and number of a patch; then the layers.
+times. Both errors are against the definition in double precision. Bound by: forward and
+reverse of the layers at 9 numbers a patch; at 27 as much by the contraction with coefficients and patches, a reduction
+over images for every output and number. One output is timed beside ten to tell them apart.
 
 Arguments: numbers of training images (default 300 307).
 """
