@@ -4,7 +4,7 @@ Edge detectors without backpropagation
 
 The first filters of a network trained on photographs are oriented edges. A convolutional recursive feature machine
 (ConvRFM) never sees a backward pass: it is kernel ridge regression whose metric between patches is the average gradient
-outer product (AGOP) of its own predictor (Radhakrishnan, Beaglehole and Belkin, `arXiv:2309.00570
+outer product (AGOP) of its own predictor (Beaglehole, Radhakrishnan, Pandit and Belkin, `arXiv:2309.00570
 <https://arxiv.org/abs/2309.00570>`_). Does it look for the same?
 
 "These look like edges" is no measurement. Here every direction gets its *edge energy*, the share of it that is an

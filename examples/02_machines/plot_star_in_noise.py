@@ -6,7 +6,7 @@ When does it pay to learn one metric for all patches of an image? When what matt
 noise. Fifty images of noise, half of them with a small star in two of three colours: a fixed convolutional kernel, a
 convolutional recursive feature machine (ConvRFM) after one step, and a CNN of the same architecture.
 
-The recipe is that of the public code of Radhakrishnan, Beaglehole and Belkin (`arXiv:2309.00570
+The recipe is that of the public code of Beaglehole, Radhakrishnan, Pandit and Belkin (`arXiv:2309.00570
 <https://arxiv.org/abs/2309.00570>`_): patches of 11 x 11, one layer, ridge 1e-3, one step. They report 77.95% for the
 kernel and 94.83% after the step.
 """

@@ -62,7 +62,7 @@ def patch_agop_of_expansion(
 
     References
     ----------
-    Radhakrishnan, Beaglehole, Belkin (2023), arXiv:2309.00570.
+    Beaglehole, Radhakrishnan, Pandit, Belkin (2023), arXiv:2309.00570.
     """
     if len(points) == 0:
         raise DataError("Got no images, but expected at least one to take gradients at.")

@@ -65,7 +65,7 @@ class ConvNTK(Kernel):
     References
     ----------
     Arora, Du, Hu, Li, Salakhutdinov, Wang (2019), arXiv:1904.11955, for tangent kernels of convolutional networks;
-    Radhakrishnan, Beaglehole, Belkin (2023), arXiv:2309.00570, for this one's use.
+    Beaglehole, Radhakrishnan, Pandit, Belkin (2023), arXiv:2309.00570, for this one's use.
 
     Examples
     --------
