@@ -331,17 +331,14 @@ def _forward(
 
 
 @compiled
-def _layer_slopes(
-    s: Any, more: Any, first: bool, roots: Any, inverses: Any, z_roots: Any, z_inverses: Any, width: int, n: Any,
-    t: Any, keep: Any, turn: Any, spread: Any, bend: Any,
+def _reverse_layer(
+    by_n: Any, by_t: Any, by_b: Any, s: Any, more: Any, first: bool, roots: Any, inverses: Any, z_inverses: Any,
+    width: int, by_s: Any, by_theta: Any,
 ) -> None:  # fmt: skip
-    r"""A layer forward, and the four coefficients that its reverse needs.
-
-    ``keep = k0``, ``turn = Theta k0' / sqrt(ab)``, ``spread = sqrt(a/b) sin / (2 pi)``, ``bend = turn S / (2 b)``.
-    """
+    """Slopes at a layer's entry from those at its end, ``by_b`` updated; the layer is evaluated again."""
     for x in range(width):
         base = np.uint64(x) * _LANES
-        root, inverse = z_roots[x] * _OVER_PI, z_inverses[x]
+        inverse = z_inverses[x]
         for lane in range(_LANES):
             j = base + lane
             both = inverses[j] * inverse
@@ -351,27 +348,13 @@ def _layer_slopes(
             angle = half * _acos_polynomial(size)
             k0 = _ONE - angle if rho >= _ZERO else angle
             sine = half * np.sqrt(_ONE + size)
-            theta = s[j] if first else s[j] + more[j]
-            slope = theta * both * _OVER_PI / max(sine, _FLAT)
+            slope = by_t[j] * both * _OVER_PI / max(sine, _FLAT)
             slope = slope if sine * sine >= _FLAT else _ZERO
-            t[j] = theta * k0
-            n[j] = s[j] * k0 + roots[j] * root * sine
-            keep[j] = k0
-            turn[j] = slope
-            spread[j] = roots[j] * inverse * sine * (_HALF * _OVER_PI)
-            bend[j] = slope * s[j] * inverse * inverse * _HALF
-
-
-@compiled
-def _reverse_layer(
-    by_n: Any, by_t: Any, by_b: Any, keep: Any, turn: Any, spread: Any, bend: Any, length: int, by_s: Any, by_theta: Any
-) -> None:
-    """Slopes at a layer's entry from those at its end; ``by_b`` is updated."""
-    for j in range(length):
-        theta = by_t[j] * keep[j]
-        by_b[j] += by_n[j] * spread[j] - by_t[j] * bend[j]
-        by_s[j] = by_n[j] * keep[j] + by_t[j] * turn[j] + theta
-        by_theta[j] = theta
+            slope *= s[j] if first else s[j] + more[j]  # Theta
+            theta = by_t[j] * k0
+            by_b[j] += (by_n[j] * roots[j] * sine * _OVER_PI - slope * s[j] * inverse) * (_HALF * inverse)
+            by_s[j] = by_n[j] * k0 + slope + theta
+            by_theta[j] = theta
 
 
 @compiled
@@ -419,11 +402,10 @@ def _adjoint(
     """Slopes of the kernel values in S and b of the first layer, contracted with a tile and coefficients (C, 64)."""
     depth, height, length = roots.shape
     less = size - 1
-    s, more = np.empty(length, np.float32), np.empty(length, np.float32)
     n, t = np.empty(length, np.float32), np.empty(length, np.float32)
     ring_n, ring_t = np.empty((depth, size * length), np.float32), np.empty((depth, size * length), np.float32)
-    coefficients = np.empty((4, depth, height, length), np.float32)
-    keep, turn, spread, bend = coefficients[0], coefficients[1], coefficients[2], coefficients[3]
+    # What the reverse needs again, small enough for the second cache.
+    kept_s, kept_more = np.empty((depth, height, length), np.float32), np.empty((depth, height, length), np.float32)
     slopes = np.empty((5, length), np.float32)
     by_n, by_t, by_b, by_s, by_theta = slopes[0], slopes[1], slopes[2], slopes[3], slopes[4]
     weighted = np.empty(LANES, np.float32)
@@ -433,24 +415,27 @@ def _adjoint(
     for z in range(len(weights)):
         for top in range(height):
             width = length // LANES
+            s = kept_s[0, top]
             _products(pixels, np.uint64(top * row), offsets, weights[z, top], size, width, s)
+            if depth > 1:
+                _first_layer(s, roots[0, top], inverses[0, top], z_roots[z, 0, top], z_inverses[z, 0, top], width, n, t)
             y = top
-            for layer in range(depth):
-                if layer:
-                    width -= less
-                    place = y % size * length
-                    _window_sums(n, LANES, size, width * LANES, ring_n[layer, place:])
-                    _window_sums(t, LANES, size, width * LANES, ring_t[layer, place:])
-                    y -= less
-                    if y < 0:
-                        break
-                    _window_sums(ring_n[layer], length, size, width * LANES, s)
-                    _window_sums(ring_t[layer], length, size, width * LANES, more)
-                _layer_slopes(
-                    s, more, layer == 0, roots[layer, y], inverses[layer, y], z_roots[z, layer, y],
-                    z_inverses[z, layer, y], width, n, t, keep[layer, y], turn[layer, y], spread[layer, y],
-                    bend[layer, y],
-                )  # fmt: skip
+            for layer in range(1, depth):
+                width -= less
+                place = y % size * length
+                _window_sums(n, LANES, size, width * LANES, ring_n[layer, place:])
+                _window_sums(t, LANES, size, width * LANES, ring_t[layer, place:])
+                y -= less
+                if y < 0:
+                    break
+                s, more = kept_s[layer, y], kept_more[layer, y]
+                _window_sums(ring_n[layer], length, size, width * LANES, s)
+                _window_sums(ring_t[layer], length, size, width * LANES, more)
+                if layer < depth - 1:
+                    _next_layer(
+                        s, more, roots[layer, y], inverses[layer, y], z_roots[z, layer, y], z_inverses[z, layer, y],
+                        width, n, t,
+                    )  # fmt: skip
         ring[:] = _ZERO
         share = _ONE / np.float32((height - (depth - 1) * less) * (length // LANES - (depth - 1) * less))
         for y in range(height):
@@ -471,8 +456,8 @@ def _adjoint(
                         ring[part, layer, place : place + length] = _ZERO
                     continue
                 _reverse_layer(
-                    by_n, by_t, by_b, keep[layer, y], turn[layer, y], spread[layer, y], bend[layer, y], m, by_s,
-                    by_theta,
+                    by_n, by_t, by_b, kept_s[layer, y], kept_more[layer, y], layer == 0, roots[layer, y],
+                    inverses[layer, y], z_inverses[z, layer, y], width, by_s, by_theta,
                 )  # fmt: skip
                 if layer == 0:
                     start = np.uint64(y * row)
