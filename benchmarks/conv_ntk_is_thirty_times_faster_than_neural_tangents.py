@@ -29,12 +29,22 @@ import sys
 import time
 from itertools import pairwise
 
-import jax
-import jax.numpy as jnp
-import neural_tangents
 import numpy as np
 import torch
-from convolutional import DEPTH, LOADERS, PATCH, maps, network, peaks, ratios, timed, versions
+from convolutional import (
+    DEPTH,
+    LOADERS,
+    PATCH,
+    jax,
+    jnp,
+    maps,
+    network,
+    neural_tangents,
+    peaks,
+    ratios,
+    timed,
+    versions,
+)
 from measuring import MEGABYTE, child_arguments, in_fresh_process, peak_bytes, report
 
 from featlearn.kernels import ConvNTK, PatchMetric

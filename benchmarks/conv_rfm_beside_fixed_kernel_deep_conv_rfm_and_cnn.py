@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from image_rivals import fit_cnn
+from cnns import fit_cnn
 from measuring import RESULTS, report
 from torch import Tensor
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from image_rivals import fit_cnn
+from cnns import fit_cnn
 from measuring import report
 from torch import Tensor
 

@@ -17,13 +17,22 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # tensorflow, which neural-tangents imports, tells of absent GPUs
 
-import jax
-import neural_tangents
 import numpy as np
 import torch
-from neural_tangents import stax
+
+try:
+    import jax
+    import jax.numpy as jnp
+    import neural_tangents
+    from neural_tangents import stax
+except ModuleNotFoundError as missing:
+    print(f"Left out: {missing}. benchmarks/README.md says which environment this benchmark wants.")
+    raise SystemExit(0) from missing
 
 from featlearn.datasets import load_cifar10_jpeg, load_fashion_mnist
+
+__all__ = ["DEPTH", "LOADERS", "PATCH", "jax", "jnp", "maps", "network", "neural_tangents", "peaks", "ratios", "timed",
+           "versions"]  # fmt: skip
 
 PATCH, DEPTH = 3, 3
 LOADERS = {"28 x 28 x 1": load_fashion_mnist, "32 x 32 x 3": load_cifar10_jpeg}

@@ -25,11 +25,9 @@ Arguments: numbers of training images (default 300 307).
 import os
 import sys
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
-from convolutional import DEPTH, LOADERS, PATCH, maps, network, peaks, ratios, timed, versions
+from convolutional import DEPTH, LOADERS, PATCH, jax, jnp, maps, network, peaks, ratios, timed, versions
 from measuring import MEGABYTE, child_arguments, in_fresh_process, peak_bytes, report
 
 from featlearn.agop.of_patches import patch_agop_of_expansion
