@@ -58,7 +58,7 @@ def patch_agop_of_expansion(
     Notes
     -----
     One reverse pass of the kernel for each pair serves all outputs; ``2 q r (n + q)`` flops more for each image and
-    position, r the rank of ``dual``.
+    position, r the rank of ``dual``, and ``4 q^3`` for each image.
 
     References
     ----------
@@ -79,9 +79,13 @@ def patch_agop_of_expansion(
     share = share / share.sum()
     q = points.shape[1] * metric.kernel.patch_size**2
     total, fourth = points.new_zeros(q, q, dtype=torch.float64), 0.0
-    for part, gradients in metric.patch_gradients(x, points, outputs):
+    last = metric.outer_factor(points.shape[1])
+    for part, gradients in metric.inner_gradients(x, points, outputs):
         rows = gradients.flatten(1, 3)
-        each = (rows.mT @ rows).double()
+        each = rows.mT @ rows
+        # The metric once for each image, not for each of its gradients.
+        each = each / (points.shape[1] * metric.scale) ** 2 if last is None else last @ each @ last
+        each = each.double()
         total += torch.einsum("j,jqr->qr", share[part].double(), each)
         fourth += float(share[part].double() @ each.square().sum(dim=(1, 2)))
     size = float(total.square().sum())

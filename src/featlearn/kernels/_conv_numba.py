@@ -75,15 +75,23 @@ class _Points:
 
 def tiles_of(metric: PatchMetric, x: Tensor) -> list[Tile]:
     """The images in tiles of 64."""
-    tiles = []
-    for part in x.split(LANES):
-        roots = _roots(metric.norms(part))
-        pixels = pad(part, (metric.kernel.padding,) * 4)
-        if len(part) < LANES:
-            pixels, roots = (pad(t, (0,) * (2 * t.dim() - 1) + (LANES - len(part),)) for t in (pixels, roots))
-        roots = roots.permute(1, 2, 3, 0).flatten(2).contiguous()
-        tiles.append(Tile(_lanes_last(pixels).flatten().numpy(), roots.numpy(), _inverse(roots).numpy(), len(part)))
-    return tiles
+    kernel, shape = metric.kernel, _Shape(metric.kernel, x)
+    filters = np.empty((0, 0), np.float32)
+    if metric.factor is not None:
+        filters = np.tile(metric.factor.mT.numpy(), (1, shape.width))  # for every position of a row
+
+    def one(part: slice) -> Tile:
+        images = pad(x[part], (kernel.padding,) * 4)
+        missing = LANES - len(images)
+        if missing:
+            images = pad(images, (0,) * 7 + (missing,))
+        pixels = images.flatten(1).mT.contiguous().flatten().numpy()
+        norms = np.zeros((kernel.depth, shape.height, shape.width * LANES), np.float32)
+        _norms(pixels, shape.offsets, filters, kernel.patch_size, shape.row, np.float32(1 / x.shape[1]), norms)
+        roots = torch.from_numpy(norms).sqrt_()
+        return Tile(pixels, norms, _inverse(roots).numpy(), LANES - missing)
+
+    return _in_threads(one, slices(len(x), LANES))
 
 
 def _points_of(metric: PatchMetric, z: Tensor) -> _Points:
@@ -163,19 +171,13 @@ class _Shape:
         self.numbers = self.height * self.width * (c * kernel.patch_size**2 + 2 * kernel.depth)
 
 
-def _in_threads(work: Callable[[Any], None], parts: Iterable[Any]) -> None:
+def _in_threads(work: Callable[[Any], Any], parts: Iterable[Any]) -> list[Any]:
     """Parts are independent: the numbers do not depend on how many threads share them."""
     threads = torch.get_num_threads()
     if threads == 1:
-        for part in parts:
-            work(part)
-        return
+        return [work(part) for part in parts]
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, parts))
-
-
-def _lanes_last(images: Tensor) -> Tensor:
-    return images.flatten(1).mT.contiguous()
+        return list(pool.map(work, parts))
 
 
 def _roots(norms: list[Tensor]) -> Tensor:
@@ -285,6 +287,40 @@ def _window_sums(values: Any, step: int, count: int, length: int, out: Any) -> N
         other = values[d * step : d * step + length]
         for j in range(length):
             out[j] += other[j]
+
+
+@compiled
+def _norms(pixels: Any, offsets: Any, filters: Any, size: int, row: int, share: Any, out: Any) -> None:
+    """``a`` of every layer (depth, h, w 64) of a tile; ``filters`` (k, w q) are a factor's columns, none for I."""
+    depth, height, length = out.shape
+    along = np.empty((height + size - 1) * max(row, length), np.float32)
+    s = np.empty(length, np.float32)
+    if len(filters) == 0:
+        energy = np.zeros(row, np.float32)
+        for top in range(height + size - 1):
+            energy[:] = _ZERO
+            for channel in range(0, len(offsets), size):
+                values = pixels[offsets[channel] + np.uint64(top * row) :][:row]
+                for j in range(row):
+                    energy[j] += values[j] * values[j]
+            _window_sums(energy, LANES, size, length, along[top * length :])
+        for top in range(height):
+            _window_sums(along[top * length :], length, size, length, out[0, top])
+    for top in range(height):
+        for k in range(len(filters)):
+            _products(pixels, np.uint64(top * row), offsets, filters[k], size, length // LANES, s)
+            norms = out[0, top]
+            for j in range(length):
+                norms[j] += s[j] * s[j]
+        norms = out[0, top]
+        for j in range(length):
+            norms[j] *= share
+    for layer in range(1, depth):
+        width, last = length - layer * (size - 1) * LANES, height - layer * (size - 1)
+        for y in range(last + size - 1):
+            _window_sums(out[layer - 1, y], LANES, size, width, along[y * length :])
+        for y in range(last):
+            _window_sums(along[y * length :], length, size, width, out[layer, y])
 
 
 @compiled

@@ -171,7 +171,12 @@ class PatchMetric(Kernel):
             images.append(folded.unflatten(0, (part.stop - part.start, dual.shape[1])))
         return torch.cat(images)
 
-    @torch.no_grad()
+    def outer_factor(self, channels: int) -> Tensor | None:
+        """``M / (c s)`` (q, q), the last factor of a patch gradient; None stands for ``I / (c s)``."""
+        if self.factor is None:
+            return None
+        return self.factor @ self.factor.mT / (channels * self.scale)
+
     def patch_gradients(self, x: Tensor, z: Tensor, dual: Tensor) -> Iterator[tuple[slice, Tensor]]:
         r"""Gradients of a kernel expansion with respect to patches, for some images after the other.
 
@@ -194,15 +199,19 @@ class PatchMetric(Kernel):
         position to combine. Where patches of the two images are parallel, the derivative of the kernel's arcus cosine
         counts as 0.
         """
+        last = self.outer_factor(x.shape[1])
+        for part, gradients in self.inner_gradients(x, z, dual):
+            yield part, gradients / (x.shape[1] * self.scale) if last is None else gradients @ last
+
+    @torch.no_grad()
+    def inner_gradients(self, x: Tensor, z: Tensor, dual: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """The same before :meth:`outer_factor`, which quadratic forms of gradients need once, not for each of them."""
         self._check_expansion(x, z, dual)
         numbers = dual.shape[1] * self._patch_bytes(x)
         slopes = self._compiled_slopes(x, dual) if _compiled(x) else partial(self._slopes, x, dual)
         for part in slices(len(z), max(1, SLAB // max(1, numbers))):
             gradients, along_z = slopes(z[part])
-            gradients += 2 * along_z[..., None] * self.kernel.patches(z[part])[:, None]
-            if self.factor is not None:
-                gradients = gradients @ (self.factor @ self.factor.mT)
-            yield part, gradients / (x.shape[1] * self.scale)
+            yield part, gradients.addcmul_(along_z[..., None], self.kernel.patches(z[part])[:, None], value=2)
 
     def _slopes(self, x: Tensor, dual: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Slopes in S, times coefficients and patches of x, and in b, times coefficients: the plain definition."""
