@@ -60,8 +60,8 @@ print(pd.DataFrame(rows).to_string(index=False, float_format="{:.3f}".format))
 # %%
 # What was learned
 # ----------------
-# The leading direction is a blurred star in the first two colours, and nearly nothing in the third, which is noise in
-# both classes.
+# The leading direction is a blob as large as a star in the first two colours, and nearly nothing in the third, which is
+# noise in both classes.
 
 leading = learned.directions_[0]
 print("energy of the leading direction in each colour:", leading.square().sum(dim=(1, 2)).numpy().round(3))
@@ -75,7 +75,8 @@ plt.show()
 # %%
 # Where it looks
 # --------------
-# The size of the predictor's gradient at each pixel, on images that have a star.
+# The size of the predictor's gradient at each pixel, on images that have a star, knows that the border matters little;
+# the answer of the leading direction finds the star.
 
 shown = (test.y == 1).nonzero()[:4, 0]
 learned.plot_saliency(test.X[shown])

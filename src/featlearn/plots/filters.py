@@ -82,7 +82,7 @@ def plot_saliency(
         coloured = image.shape[0] == 3
         row[0].imshow(shown.transpose(1, 2, 0) if coloured else shown.mean(axis=0), cmap=None if coloured else "gray")
         for ax, values in zip(row[1:], (saliency[place], leading[place], sobel[place]), strict=True):
-            ax.imshow(values, cmap="magma")
+            ax.imshow(_framed(values, image.shape[1:]), cmap="magma")
         correlation = _correlation(leading[place], sobel[place])
         if correlation is not None:
             row[2].set_xlabel(f"correlation with Sobel {correlation:.2f}", fontsize=8)
@@ -127,6 +127,14 @@ def plot_deep_conv_rfm(told: Mapping[str, Any]) -> Figure:
     grid[-1][0].set_xlabel("AGOP step")
     grid[-1][1].set_xlabel("direction")
     return figure
+
+
+def _framed(values: Any, size: tuple[int, int]) -> Any:
+    """A map of windows in the middle of its image, so that places agree; nothing is drawn around it."""
+    framed = np.full(np.maximum(size, values.shape), np.nan)
+    top, left = ((np.array(framed.shape) - values.shape) // 2).tolist()
+    framed[top : top + values.shape[0], left : left + values.shape[1]] = values
+    return framed
 
 
 def _correlation(first: Any, second: Any) -> float | None:
