@@ -12,15 +12,15 @@ import pytest
 
 from featlearn import ConvRFMClassifier
 from featlearn.datasets import digits_in_noise, load_cifar10_jpeg, load_mnist
-from featlearn.machines.edges import EdgeReport, edge_report
+from featlearn.machines.edges import EdgeReport, edge_report, patch_moment
 
 ONCE = (0.96, 0.96)  # edge energy of the two leading directions, from an independent implementation
 SPECTRUM = (1, 0.95, 0.81)
 
 
 def report_of(machine: ConvRFMClassifier, matrix) -> EdgeReport:
-    channels = machine.image_shape_[0]
-    return edge_report({"metric": matrix, "PCA": machine._patch_moment}, channels, top=4)
+    moment = patch_moment(machine.kernel_.kernel, machine._basis)
+    return edge_report({"metric": matrix, "PCA": moment}, machine.image_shape_[0], top=4)
 
 
 @pytest.fixture(scope="module")

@@ -283,8 +283,6 @@ class ConvRFMBase(TransformerMixin, BaseEstimator):
         self.directions_ = self._public(vectors.mT.reshape(-1, c, size, size).contiguous())
         self.direction_shares_ = self._public(shares)
         self.dual_coef_ = self._public(self._dual)
-        part = problem.x[:PCA_IMAGES]
-        self._patch_moment = patch_moment(plan.kernel, part)
 
     def _final_agop(self, plan: ImagePlan, problem: ImageProblem) -> Any:
         """Patch AGOP of the fitted predictor at random training images."""
@@ -369,7 +367,8 @@ class ConvRFMBase(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self, "dual_coef_")
         matrices = {"ConvRFM": torch.as_tensor(self.patch_agop_), **(others or {})}
-        return edge_report(matrices, self.image_shape_[0], patch_moment=self._patch_moment, top=top)
+        moment = patch_moment(self.kernel_.kernel, self._basis[:PCA_IMAGES])
+        return edge_report(matrices, self.image_shape_[0], patch_moment=moment, top=top)
 
     def to_dict(self) -> dict[str, Any]:
         """What was learned and chosen, in plain values: ready for JSON and figures.
