@@ -49,12 +49,15 @@ class DeepConvRFMClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):
         "random": drawn with the learned covariance. "directions": the leading eigenvectors of M times the roots of
         their eigenvalues, at most as many as a patch has numbers; with a ReLU each of them with both signs, so that
         nothing is lost.
-    patch_size, padding, alpha, max_iter, rule, agop_images, image_shape, class_weight, tol, n_jobs, random_state, \
-verbose :
-        As in :class:`ConvRFMClassifier`.
+    patch_size, padding : int
+        Of the windows, and of the images in the first layer.
+    alpha, max_iter, rule, agop_images :
+        Of every layer's machine, as in :class:`ConvRFMClassifier`.
     selection : {"auto", "loo", "cv", "holdout"} or None, default="auto"
         Of ridge and iterate in each layer. "auto": as ConvRFM in the first layer; in the others, whose metrics have
         many more numbers, a hold-out of one fifth.
+    image_shape, class_weight, tol, n_jobs, random_state, verbose :
+        As in :class:`ConvRFMClassifier`.
 
     Attributes
     ----------
@@ -71,8 +74,8 @@ verbose :
 
     Notes
     -----
-    A machine behind the first sees patches of ``q = width patch_size^2`` numbers: a step costs
-    ``n^2 q`` flops a position. Scores of later layers are a little optimistic: their images were made by filters that
+    A machine behind the first sees patches of ``q = width patch_size^2`` numbers: a step costs ``n^2 q`` flops a
+    position and ``2 n q`` an output, position and image of the AGOP; the metric has ``q^2`` numbers. Scores of later layers are a little optimistic: their images were made by filters that
     were learned from all labels. Scale is irrelevant, since the kernel is homogeneous. Drawing rows as ``N(0, I)``
     times the root of M, or from ``N(0, M / tr M)``, is the same up to a factor that no later layer sees.
 
