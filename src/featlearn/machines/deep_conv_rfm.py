@@ -75,9 +75,10 @@ class DeepConvRFMClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):
     Notes
     -----
     A machine behind the first sees patches of ``q = width patch_size^2`` numbers: a step costs ``n^2 q`` flops a
-    position and ``2 n q`` an output, position and image of the AGOP; the metric has ``q^2`` numbers. Scores of later layers are a little optimistic: their images were made by filters that
-    were learned from all labels. Scale is irrelevant, since the kernel is homogeneous. Drawing rows as ``N(0, I)``
-    times the root of M, or from ``N(0, M / tr M)``, is the same up to a factor that no later layer sees.
+    position, and ``2 n q`` an output, position and image of the AGOP; the metric has ``q^2`` numbers. Scores of later
+    layers are a little optimistic: their images were made by filters that were learned from all labels. Scale is
+    irrelevant, since the kernel is homogeneous. Drawing rows as ``N(0, I)`` times the root of M, or from
+    ``N(0, M / tr M)``, is the same up to a factor that no later layer sees.
 
     References
     ----------
