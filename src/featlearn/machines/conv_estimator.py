@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils import check_random_state
-from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
@@ -22,9 +20,10 @@ from ..kernels import ConvNTK, PatchMetric
 from ..linalg.psd import top_eigenvectors
 from .conv_fitting import ImagePlan, ImageProblem, conv_rule, fit_images, landmarks_of
 from .edges import EdgeReport, edge_report, patch_moment, sobel_magnitude
-from .estimator import METHODS, is_whole, like, numbers
+from .estimator import like
 from .images import as_images, as_shape, from_array, warn_of_blank
 from .loop import LeaveOneOut, Run, run
+from .parameters import as_seed, checked_steps, is_whole, method_of, ridges, run_all
 from .selection import Selection
 from .weights import as_weights
 
@@ -128,30 +127,18 @@ class ConvRFMBase(TransformerMixin, BaseEstimator):
         """The parameters, checked and with the rule's answers for None."""
         rule = conv_rule(self.rule)
         kernel = ConvNTK(self.patch_size, self.depth, self.padding)
-        alphas = rule.alphas if self.alpha is None else numbers("alpha", self.alpha, positive=False)
-        steps = rule.max_iter if self.max_iter is None else self.max_iter
-        if not is_whole(steps) or steps < 0:
-            raise DataError(f"Got max_iter={steps!r}, but expected a whole number of at least 0.")
-        if self.selection not in METHODS:
-            raise DataError(f"Got selection={self.selection!r}, but expected one of {', '.join(map(repr, METHODS))}.")
+        method = method_of(self.selection)
+        alphas = ridges(self.alpha, rule.alphas, method)
+        steps, tol = checked_steps(rule.max_iter if self.max_iter is None else self.max_iter, self.tol)
         for name, least in (("agop_images", 1), ("landmarks", 2)):
             value = getattr(self, name)
             if value is not None and not (is_whole(value) and value >= least):
                 raise DataError(f"Got {name}={value!r}, but expected None or a whole number of at least {least}.")
         if self.landmarks is not None and min(alphas) == 0:
             raise DataError("Got alpha=0 with landmarks, but expected alpha > 0.")
-        if not 0 <= self.tol < np.inf:
-            raise DataError(f"Got tol={self.tol!r}, but expected a finite number of at least 0.")
         metric = rule.metric if self.agop_images is None else replace(rule.metric, points=int(self.agop_images))
-        method = "none" if self.selection is None else self.selection
-        if method == "none":
-            alphas = (sorted(alphas)[len(alphas) // 2],) if self.alpha is None else alphas[:1]
-        seed = self.random_state
-        if not is_whole(seed):
-            seed = int(check_random_state(seed).randint(2**31 - 1))
-        return ImagePlan(
-            kernel, alphas, metric, int(steps), float(self.tol), method, self._centers, self.landmarks, int(seed)
-        )
+        seed = as_seed(self.random_state)
+        return ImagePlan(kernel, alphas, metric, steps, tol, method, self._centers, self.landmarks, seed)
 
     _centers: bool = False
 
@@ -246,17 +233,7 @@ class ConvRFMBase(TransformerMixin, BaseEstimator):
         return metric.to(problem.x)
 
     def _runner(self, calls: Sequence[Callable[[], Run]]) -> list[Run]:
-        runs: Iterable[Run] = (call() for call in calls)
-        if self.n_jobs not in (None, 1):
-            parallel = Parallel(n_jobs=self.n_jobs, prefer="threads", return_as="generator")
-            runs = parallel(delayed(call)() for call in calls)
-        if self.verbose:
-            from rich.console import Console
-            from rich.progress import track
-
-            console = Console(stderr=True)
-            runs = track(runs, total=len(calls), description="Selecting", console=console, transient=True)
-        return list(runs)
+        return run_all(calls, self.n_jobs, self.verbose)
 
     def _store(self, X: Any, plan: ImagePlan, problem: ImageProblem, fitted: Run, chosen: Selection | None) -> None:
         assert isinstance(fitted.kernel, PatchMetric)

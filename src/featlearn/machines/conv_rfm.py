@@ -15,6 +15,7 @@ from .calibration import fit_sharpness, probabilities
 from .conv_estimator import ConvRFMBase, honest_at_identity
 from .conv_fitting import ImagePlan, ImageProblem
 from .estimator import like
+from .parameters import document
 from .rfm import take
 from .selection import Selection
 from .targets import ClassCoding, RegressionCoding
@@ -115,14 +116,6 @@ COMMON = r"""
 """
 
 
-def document(cls: type, **parts: str) -> None:
-    """Complete the one line of a class with what the machines have in common."""
-    text = COMMON
-    for name, part in parts.items():
-        text = text.replace("{" + name + "}", part)
-    cls.__doc__ = f"{cls.__doc__}\n" + text.replace("{{", "{").replace("}}", "}")
-
-
 class ConvRFMRegressor(RegressorMixin, ConvRFMBase):
     """Convolutional recursive feature machine for regression on images."""
 
@@ -221,6 +214,7 @@ class ConvRFMClassifier(ClassifierMixin, ConvRFMBase):
 
 document(
     ConvRFMRegressor,
+    COMMON,
     own="",
     attributes="",
     example=""">>> import numpy as np
@@ -234,6 +228,7 @@ document(
 )
 document(
     ConvRFMClassifier,
+    COMMON,
     own="""class_weight : dict or "balanced", optional
         Factors on the sample weights.
     """,

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -18,7 +17,8 @@ from ..exceptions import DataError
 from ..kernels import ConvNTK
 from .conv_estimator import axes_of
 from .conv_rfm import ConvRFMClassifier
-from .estimator import is_whole, like
+from .estimator import like
+from .parameters import as_seed, is_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -150,8 +150,7 @@ class DeepConvRFMClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):
             For data or parameters that cannot be used, before any work.
         """
         self._check()
-        seed = self.random_state
-        seed = int(seed) if is_whole(seed) else int(check_random_state(seed).randint(2**31 - 1))
+        seed = as_seed(self.random_state)
         images: Any = X
         fitted: list[ConvRFMClassifier] = []
         filters: list[Tensor] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from os import PathLike
 from typing import Any, Self
@@ -11,8 +11,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_random_state
-from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
@@ -24,6 +22,7 @@ from .blending import Blend
 from .columns import Columns
 from .fitting import DOUBLE_ROWS, Encoded, Fitted, Plan, Problem, final_agop, refit, select
 from .loop import Run
+from .parameters import as_seed, checked_steps, is_whole, method_of, numbers, ridges, run_all
 from .predictor import Predictor, parts_of_kernel
 from .rules import KERNELS, Rule, as_bandwidth, as_rule, parts_of
 from .scores import Scores, coded_scores
@@ -31,9 +30,8 @@ from .selection import Candidate, Selection, sum_of
 from .shown import Shown
 from .weights import as_weights
 
-__all__ = ["METHODS", "RFMBase", "blend_of", "is_whole", "like", "numbers"]
+__all__ = ["RFMBase", "blend_of", "like"]
 
-METHODS = ("auto", "cv", "holdout", "loo", "validation", None)
 DIRECTIONS = 20  # leading eigenvectors of the AGOP that are kept
 TOLERANCE = 1e-3  # of iterative solvers: errors do not change below it, and single precision reaches it
 WIDE = 2000  # encoded columns above which full metrics of warped columns are not tried
@@ -140,20 +138,15 @@ class RFMBase(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         if not bandwidths:
             raise DataError("Got bandwidth=[], but expected a bandwidth or several.")
         powers = rule.powers if self.power is None else numbers("power", self.power, positive=True)
-        alphas = rule.alphas if self.alpha is None else numbers("alpha", self.alpha, positive=False)
-        steps = rule.max_iter if self.max_iter is None else self.max_iter
-        if not is_whole(steps) or steps < 0:
-            raise DataError(f"Got max_iter={steps!r}, but expected a whole number of at least 0.")
-        if self.selection not in METHODS:
-            raise DataError(f"Got selection={self.selection!r}, but expected one of {', '.join(map(repr, METHODS))}.")
+        method = method_of(self.selection)
+        alphas = ridges(self.alpha, rule.alphas, method)
+        steps, tol = checked_steps(rule.max_iter if self.max_iter is None else self.max_iter, self.tol)
         self._check_own()
         if self.metric_samples is not None and not (is_whole(self.metric_samples) and self.metric_samples >= 2):
             raise DataError(f"Got metric_samples={self.metric_samples!r}, but expected None or at least 2 rows.")
         blend = rule.blend if self.blend is None else self.blend
         if not is_whole(blend) or blend < 1:
             raise DataError(f"Got blend={blend!r}, but expected a whole number of at least 1.")
-        if not 0 <= self.tol < np.inf:
-            raise DataError(f"Got tol={self.tol!r}, but expected a finite number of at least 0.")
         solver = self.solver if isinstance(self.solver, RidgeSolver) else RidgeSolver(self.solver, tol=TOLERANCE)
         transforms = tuple(self._columns(rule))
         candidates = tuple(
@@ -163,17 +156,11 @@ class RFMBase(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             for transform in transforms
             for name, parts in machines.items()
         )
-        method = "none" if self.selection is None else self.selection
         if method == "none":
             candidates = candidates[:1]
-            alphas = (sorted(alphas)[len(alphas) // 2],) if self.alpha is None else alphas[:1]
-        seed = self.random_state
-        if not is_whole(seed):
-            seed = int(check_random_state(seed).randint(2**31 - 1))
         plan = Plan(
-            candidates, alphas, rule.metric, int(steps), float(self.tol), solver,
-            rule.selected and method != "none", method, self._centers(rule), self.metric_samples,
-            int(blend), int(seed),
+            candidates, alphas, rule.metric, steps, tol, solver, rule.selected and method != "none", method,
+            self._centers(rule), self.metric_samples, int(blend), as_seed(self.random_state),
         )  # fmt: skip
         return plan, rule
 
@@ -262,17 +249,7 @@ class RFMBase(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         return replace(plan, candidates=(candidate,), alphas=(alpha,)), metrics
 
     def _runner(self, calls: Sequence[Callable[[], Run]]) -> list[Run]:
-        runs: Iterable[Run] = (call() for call in calls)
-        if self.n_jobs not in (None, 1):
-            parallel = Parallel(n_jobs=self.n_jobs, prefer="threads", return_as="generator")
-            runs = parallel(delayed(call)() for call in calls)
-        if self.verbose:
-            from rich.console import Console
-            from rich.progress import track
-
-            console = Console(stderr=True)
-            runs = track(runs, total=len(calls), description="Selecting", console=console, transient=True)
-        return list(runs)
+        return run_all(calls, self.n_jobs, self.verbose)
 
     def _store(self, X: Any, plan: Plan, problem: Problem, fitted: list[Fitted], chosen: Selection | None) -> None:
         leading = fitted[0]
@@ -465,23 +442,3 @@ def _several(value: Any) -> Sequence[Any]:
     """A sequence of candidates; ("median", m) is one."""
     pair = isinstance(value, tuple) and len(value) == 2 and value[0] == "median"
     return value if isinstance(value, Sequence) and not isinstance(value, str) and not pair else (value,)
-
-
-def numbers(name: str, value: Any, *, positive: bool) -> tuple[float, ...]:
-    """A parameter that is a number or several; DataError for negative ones, or for 0 where they must be positive."""
-    values = value if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else (value,)
-    if not len(values):
-        raise DataError(f"Got {name}=[], but expected a number or several.")
-    for number in values:
-        real = isinstance(number, int | float | np.number) and not isinstance(number, bool)
-        if not real or not np.isfinite(number) or number < 0 or (positive and number == 0):
-            raise DataError(
-                f"Got {name}={number!r}, but expected a {'positive ' if positive else ''}finite number"
-                f"{'' if positive else ' >= 0'}."
-            )
-    return tuple(float(number) for number in values)
-
-
-def is_whole(value: Any) -> bool:
-    """Whether this is a whole number, of Python or numpy."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -11,13 +11,13 @@ from typing import Any, Self
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from .._arrays import Restore, as_tensor
 from .._random import generator
 from ..exceptions import DataError, FeatlearnWarning
+from .parameters import as_seed
 
 __all__ = ["LinearRFM"]
 
@@ -265,10 +265,8 @@ class LinearRFM(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         places = spare.cpu().nonzero()
         if wanted == 0 or len(places) == 0:
             return None
-        seed = self.random_state
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-            seed = check_random_state(seed).randint(2**31 - 1)
-        drawn = places[torch.randperm(len(places), generator=generator(int(seed), "held-out entries"))[:wanted]]
+        seed = as_seed(self.random_state)
+        drawn = places[torch.randperm(len(places), generator=generator(seed, "held-out entries"))[:wanted]]
         held = torch.zeros(seen.shape, dtype=torch.bool)
         held[drawn[:, 0], drawn[:, 1]] = True
         return held.to(seen.device)

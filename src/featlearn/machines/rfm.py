@@ -18,6 +18,7 @@ from .calibration import fit_sharpness, probabilities
 from .estimator import RFMBase, blend_of, like
 from .fitting import Plan, Problem, honest_at_identity, refit
 from .intervals import cv_plus_interval, split_interval
+from .parameters import document
 from .rules import Rule
 from .selection import FOLDS, Selection, fold_of
 from .targets import ClassCoding, RegressionCoding
@@ -145,14 +146,6 @@ _COMMON = """
     --------
     {example}
 """
-
-
-def _document(cls: type, **parts: str) -> None:
-    """Complete the one line of a class with what both have in common."""
-    text = _COMMON
-    for name, part in parts.items():
-        text = text.replace("{" + name + "}", part)
-    cls.__doc__ = f"{cls.__doc__}\n" + text.replace("{{", "{").replace("}}", "}")
 
 
 class RFMRegressor(RegressorMixin, RFMBase):
@@ -394,8 +387,9 @@ def take(values: Any, index: Tensor) -> Any:
     return np.asarray(values)[index.numpy()]
 
 
-_document(
+document(
     RFMRegressor,
+    _COMMON,
     own="""intervals : {"split", "cv_plus"}, optional
         Prepare ``predict_interval``. "split" sets a fifth of the rows aside before anything else; "cv_plus" fits five
         more machines, each without a fifth.""",
@@ -409,8 +403,9 @@ _document(
     >>> bool(machine.feature_importances_[:2].sum() > 0.9)
     True""",
 )
-_document(
+document(
     RFMClassifier,
+    _COMMON,
     own="""coding : {"prevalence", "one_hot"}, optional
         Targets: one-hot rows minus the class frequencies (default), or as they are.
     class_weight : dict or "balanced", optional

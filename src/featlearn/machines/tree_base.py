@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.dummy import DummyClassifier, DummyRegressor
-from sklearn.utils import check_random_state
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
@@ -20,6 +19,7 @@ from .._random import generator
 from ..exceptions import DataError
 from .columns import Columns
 from .estimator import RFMBase
+from .parameters import as_seed, is_whole
 from .routing import Routing, take
 from .tables import as_table
 from .tree_growth import Growth, Leaf, Targets, grow
@@ -89,7 +89,7 @@ class RFMTree(Tree, TreeShown, BaseEstimator):
         leaf = self._checked_leaf()
         n = as_table(X).n_rows
         validate_data(self, X, skip_check_array=True, reset=True)
-        X, weights, seed = sliceable(X), as_weights(sample_weight, n), self._seed()
+        X, weights, seed = sliceable(X), as_weights(sample_weight, n), as_seed(self.random_state)
         self.coding_, targets = self._targets(y, n, weights)
         rows = torch.arange(n) if weights is None else weights.nonzero()[:, 0]
         rows, aside = self._set_aside(rows, seed)
@@ -123,7 +123,7 @@ class RFMTree(Tree, TreeShown, BaseEstimator):
         """The unfitted leaf; DataError for parameters that cannot be used."""
         for name, least in (("max_leaf_size", 10), ("split_samples", 10)):
             value = getattr(self, name)
-            if not _is_whole(value) or value < least:
+            if not is_whole(value) or value < least:
                 raise DataError(f"Got {name}={value!r}, but expected a whole number of at least {least}.")
         if self.routing not in ("soft", "hard") and not _is_temperature(self.routing):
             raise DataError(f'Got routing={self.routing!r}, but expected "soft", "hard" or a temperature >= 0.')
@@ -142,11 +142,6 @@ class RFMTree(Tree, TreeShown, BaseEstimator):
     def _columns(self, leaf: Any) -> Columns:
         """How rows are encoded for the splits."""
         return _own_columns(self.columns, leaf) or Columns()
-
-    def _seed(self) -> int:
-        if _is_whole(self.random_state):
-            return int(self.random_state)
-        return int(check_random_state(self.random_state).randint(2**31 - 1))
 
     def _runner(self, tasks: Iterable[tuple[Callable[..., Any], tuple[Any, ...]]]) -> list[Any]:
         if self.verbose:
@@ -288,7 +283,3 @@ def _only(rows: Tensor, weights: Tensor | None, n: int) -> Tensor:
 def _is_temperature(value: Any) -> bool:
     real = isinstance(value, int | float | np.number) and not isinstance(value, bool)
     return real and bool(0 <= value < np.inf)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
