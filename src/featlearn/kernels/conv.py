@@ -59,7 +59,7 @@ class ConvNTK(Kernel):
     precision. Homogeneous of degree 1 in each image. A blank patch contributes nothing; its
     slope, which has no single value, is that of the middle, kappa_0 = 1/2.
 
-    One pair costs about ``2 q + 60 depth`` flops a position, q the numbers of a patch. Single precision on a processor
+    One pair costs about ``2 q + 33 depth`` flops a position, q the numbers of a patch. Single precision on a processor
     runs compiled, and never holds a map of more than 64 pairs; else the definition runs in chunks.
 
     References
@@ -119,7 +119,7 @@ class ConvNTK(Kernel):
     def filtered(self, x: Tensor, filters: Tensor) -> Tensor:
         """Patches times filters (q, k), shape (n, h, w, k): as a convolution, which makes no copies of pixels."""
         weight = filters.mT.reshape(-1, x.shape[1], self.patch_size, self.patch_size)
-        last = torch.channels_last  # five times faster on processors
+        last = torch.channels_last  # several times faster on processors
         maps = conv2d(x.contiguous(memory_format=last), weight.contiguous(memory_format=last), padding=self.padding)
         return maps.permute(0, 2, 3, 1).contiguous()
 

@@ -98,8 +98,8 @@ COMMON = r"""
 
     Notes
     -----
-    A step costs ``n^2 / 2`` pairs of images, each about ``2 q + 60 depth`` flops a position (1e9 positions of pairs a
-    second on two cores), an eigendecomposition of the n x n kernel matrix for leave-one-out (9 n^3), and the reverse of
+    A step costs ``n^2 / 2`` pairs of images, each about ``2 q + 33 depth`` flops a position (5e8 positions of pairs a
+    second on one core), an eigendecomposition of the n x n kernel matrix for leave-one-out (9 n^3), and the reverse of
     ``n agop_images`` pairs; memory is the kernel matrix and a copy of the images. With p landmarks: ``n p`` pairs,
     ``4 n p^2`` flops and ``4 n p`` bytes. Everything is in single precision, but for the ridge systems.
 
