@@ -14,6 +14,11 @@ Can models without backpropagation learn features too?
     ``DeepConvRFMClassifier``.
     Matrix completion: ``LinearRFM``. Layers of machines: ``deep_rfm``. Grokking without a network: ``grok``.
 
+How do I get more of it, faster, or in another layer?
+    Optimiser: ``SLO``, ``slo_groups``, ``SpeedUpSlowest``. Rates and scales: ``feature_speed_groups``, ``rescale_init``,
+    ``FeatureSpeedTuner``, ``parametrize``. Which end learns first: ``layer_balance``, ``balance_of``. Does it carry to
+    another width or depth: ``coordinate_check``.
+
 Names load at first use: ``import featlearn`` imports no other package. Data to try things on is in
 ``featlearn.datasets``.
 """
@@ -24,7 +29,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import agop, datasets, kernels, linalg, machines, measure, plots, report
+    from . import agop, datasets, kernels, linalg, machines, measure, plots, report, training
     from .agop.definition import agop_of_function
     from .agop.feature_speed import feature_speed
     from .agop.layers import Rows, register_layer_rule
@@ -42,6 +47,14 @@ if TYPE_CHECKING:
     from .measure.relations import canonical_relations
     from .measure.results import FeatureReport, LayerReport
     from .measure.tracker import FeatureTracker
+    from .training.balance import balance_of, layer_balance
+    from .training.coordinate import coordinate_check
+    from .training.groups import feature_speed_groups
+    from .training.parametrization import parametrize
+    from .training.rescale import rescale_init
+    from .training.slo import SLO, slo_groups
+    from .training.slowest import SpeedUpSlowest
+    from .training.tuner import FeatureSpeedTuner
 
 __version__ = "0.1.0"
 
@@ -72,6 +85,17 @@ __all__ = [
     "LinearRFM",
     "deep_rfm",
     "grok",
+    # How do I get more of it, faster, or in another layer?
+    "SLO",
+    "slo_groups",
+    "SpeedUpSlowest",
+    "feature_speed_groups",
+    "rescale_init",
+    "parametrize",
+    "FeatureSpeedTuner",
+    "coordinate_check",
+    "layer_balance",
+    "balance_of",
     # rooms with names of their own
     "agop",
     "datasets",
@@ -81,6 +105,7 @@ __all__ = [
     "measure",
     "plots",
     "report",
+    "training",
 ]
 
 _HOME = {
@@ -108,6 +133,16 @@ _HOME = {
     "LinearRFM": "machines.linear_rfm",
     "deep_rfm": "machines.deep_rfm",
     "grok": "machines.grokking",
+    "SLO": "training.slo",
+    "slo_groups": "training.slo",
+    "SpeedUpSlowest": "training.slowest",
+    "feature_speed_groups": "training.groups",
+    "rescale_init": "training.rescale",
+    "parametrize": "training.parametrization",
+    "FeatureSpeedTuner": "training.tuner",
+    "coordinate_check": "training.coordinate",
+    "layer_balance": "training.balance",
+    "balance_of": "training.balance",
 }
 
 
