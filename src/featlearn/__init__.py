@@ -16,7 +16,7 @@ Can models without backpropagation learn features too?
 
 How do I get more of it, faster, or in another layer?
     Optimiser: ``SLO``, ``slo_groups``, ``SpeedUpSlowest``. Rates and scales: ``feature_speed_groups``, ``rescale_init``,
-    ``FeatureSpeedTuner``, ``parametrize``. Which end learns first: ``layer_balance``, ``balance_of``. Does it carry to
+    ``FeatureSpeedTuner``. Which end learns first: ``layer_balance``, ``balance_of``. Does it carry to
     another width or depth: ``coordinate_check``.
 
 Names load at first use: ``import featlearn`` imports no other package. Data to try things on is in
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from .training.balance import balance_of, layer_balance
     from .training.coordinate import coordinate_check
     from .training.groups import feature_speed_groups
-    from .training.parametrization import parametrize
     from .training.rescale import rescale_init
     from .training.slo import SLO, slo_groups
     from .training.slowest import SpeedUpSlowest
@@ -91,7 +90,6 @@ __all__ = [
     "SpeedUpSlowest",
     "feature_speed_groups",
     "rescale_init",
-    "parametrize",
     "FeatureSpeedTuner",
     "coordinate_check",
     "layer_balance",
@@ -138,7 +136,6 @@ _HOME = {
     "SpeedUpSlowest": "training.slowest",
     "feature_speed_groups": "training.groups",
     "rescale_init": "training.rescale",
-    "parametrize": "training.parametrization",
     "FeatureSpeedTuner": "training.tuner",
     "coordinate_check": "training.coordinate",
     "layer_balance": "training.balance",

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -29,7 +29,7 @@ from .finding import find_layers, resolve_layers, unwrap
 from .layers import Layer, LayerRule, Rows
 from .speed_pass import Loss, Method, SpeedPass, speed_pass
 from .speed_results import FeatureSpeed, LayerSpeed, layer_speed
-from .taps import guest
+from .taps import guest, training_mode
 from .updates import Update, canonical_names, check_update, update_name
 
 __all__ = ["FeatureSpeed", "LayerSpeed", "bfa_theory", "feature_speed", "speed_of_layers"]
@@ -128,7 +128,7 @@ def feature_speed(
     wanted = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if isinstance(update, Mapping):
         wanted |= {aliases[name] for name in update if name in aliases}
-    with guest(model), _training(model) if mode == "train" else nullcontext():
+    with guest(model), training_mode(model) if mode == "train" else nullcontext():
         found = speed_pass(
             model,
             chosen,
@@ -295,7 +295,7 @@ def _output_of(name: str, module: nn.Module) -> Layer:
 
 
 # Own weights and return one tensor, though W x + b they are not.
-_WITHOUT_RULE = (nn.Embedding, nn.EmbeddingBag, nn.Bilinear, nn.modules.conv._ConvTransposeNd)
+WITHOUT_RULE = (nn.Embedding, nn.EmbeddingBag, nn.Bilinear, nn.modules.conv._ConvTransposeNd)
 
 
 def _owners(model: nn.Module) -> list[Layer]:
@@ -310,7 +310,7 @@ def _chosen(model: nn.Module, layers: str | Rows | Sequence[str | Rows]) -> tupl
     available, refused = find_layers(model)
     if isinstance(layers, str) and layers == "auto":
         every = {layer.name: layer for layer in _owners(model)}
-        every = {n: layer for n, layer in every.items() if n in available or isinstance(layer.module, _WITHOUT_RULE)}
+        every = {n: layer for n, layer in every.items() if n in available or isinstance(layer.module, WITHOUT_RULE)}
         if every:
             return list(every.values()), {n: why for n, why in refused.items() if n not in every}, False
     entries: Sequence[str | Rows] = [layers] if isinstance(layers, (str, Rows)) else list(layers)
@@ -336,17 +336,6 @@ def _not_measured(chosen: Sequence[Layer], found: SpeedPass, explicit: bool) -> 
         name, why = next(iter(missing.items()))
         raise UnmeasurableError(f"Got layer {name!r}, which cannot be measured: {why}.")
     return missing
-
-
-@contextmanager
-def _training(model: nn.Module) -> Iterator[None]:
-    """Training mode; running statistics are put back, which batch normalisation updates without leaving a trace."""
-    with ExitStack() as stack:
-        for buffer in model.buffers():
-            stack.enter_context(torch.autograd._unsafe_preserve_version_counter(buffer))  # type: ignore[attr-defined]
-            stack.callback(buffer.data.copy_, buffer.detach().clone())
-        model.train()
-        yield
 
 
 def _warn_if_incomplete(found: SpeedPass) -> None:

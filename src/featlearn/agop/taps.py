@@ -20,7 +20,7 @@ from ..exceptions import UnmeasurableError
 from .attention import recompute_attention
 from .layers import Layer
 
-__all__ = ["Tapped", "Taps", "guest"]
+__all__ = ["Tapped", "Taps", "guest", "training_mode"]
 
 
 @contextmanager
@@ -63,6 +63,17 @@ def guest(model: nn.Module) -> Iterator[None]:
                     # A change through .data leaves no trace in the version.
                     if tensor._version != version or not torch.equal(tensor, copy):
                         tensor.copy_(copy)
+
+
+@contextmanager
+def training_mode(model: nn.Module) -> Iterator[None]:
+    """Training mode inside an open :func:`guest`; running statistics are put back, whose updates leave no trace."""
+    with ExitStack() as stack:
+        for buffer in model.buffers():
+            stack.enter_context(torch.autograd._unsafe_preserve_version_counter(buffer))  # type: ignore[attr-defined]
+            stack.callback(buffer.data.copy_, buffer.detach().clone())
+        model.train()
+        yield
 
 
 def _changing(model: nn.Module) -> list[Tensor]:

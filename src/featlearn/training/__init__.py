@@ -1,1 +1,1 @@
-"""How a user gets more feature learning, faster or in another layer: optimisers, learning-rate rules, initial scales."""
+"""How to get more feature learning, faster or in another layer: optimisers, learning-rate rules, initial scales."""

@@ -1,0 +1,282 @@
+r"""Learning rates that make every layer contribute equally to the loss decay, and no layer's features move too far.
+
+With :math:`u_v` the direction in which an optimiser moves layer v for a unit rate, a rate :math:`\eta_v` contributes
+:math:`\eta_v D_v` to the predicted decrease of the loss, :math:`D_v = \langle g_v, u_v \rangle`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..agop.batches import Outputs
+from ..agop.feature_speed import feature_speed
+from ..exceptions import DataError, FeatlearnWarning, UnmeasurableError
+from .structure import Loss, Structure, WeightLayer, read_structure
+
+__all__ = ["Rule", "equal_decay", "feature_speed_groups", "unit_steps"]
+
+Rule = Literal["sgd", "adam", "slo", "muon"] | Callable[[Tensor], Tensor]
+
+
+def feature_speed_groups(
+    model: nn.Module,
+    loss: Loss,
+    batch: Any,
+    *,
+    rule: Rule = "sgd",
+    budget: float | None = 0.2,
+    max_decay: float | None = 0.4,
+    contributions: Literal["equal"] | Mapping[str, float] = "equal",
+    layers: str | Sequence[str] = "auto",
+    max_ratio: float = 1e3,
+    outputs: Outputs = "logits",
+    mode: Literal["eval", "train"] = "eval",
+) -> list[dict[str, Any]]:
+    r"""Parameter groups with measured learning rates: equal contributions to the loss decay within a feature budget.
+
+    .. math:: \eta_v = t \, \frac{c_v}{D_v}, \qquad D_v = \langle g_v, u_v \rangle, \qquad \sum_v c_v = 1,
+
+    with t the largest factor for which no layer but the last changes by more than ``budget``,
+    :math:`\mathrm{rms}(\delta f_l) \le \mathrm{budget} \cdot \mathrm{rms}(f_l)`, and the predicted decay t is at most
+    ``max_decay`` times the loss.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Given back exactly as it was.
+    loss : callable
+        ``(outputs, targets) -> Tensor``, the mean over the batch.
+    batch : Tensor, (inputs, targets) or mapping
+        One batch, as large as those of training or larger.
+    rule : {"sgd", "adam", "slo", "muon"} or callable
+        The optimiser's first step for a unit rate: the gradient g; its signs; g over its norm, tensor by tensor; the
+        nearest orthogonal matrix (signs for what is no matrix). A callable ``g -> u`` gives any other.
+        ``torch.optim.Muon`` multiplies its rate by a factor of its own (``adjust_lr_fn``): divide by it.
+    budget : float or None
+        Largest relative change of any layer's output but the last, in one step.
+    max_decay : float or None
+        Largest predicted decrease of the loss in one step, as a share of it. At least one of the two limits is needed;
+        this one has no effect where the loss is not positive.
+    contributions : "equal" or mapping
+        ``c_v`` by layer name, positive; divided by their sum.
+    layers : "auto", names or globs
+        Which layers learn: modules that own a weight of two axes or more, each with the norm gains and free vectors
+        first used after it. Parameters of other layers are in no group, and an optimiser built from the groups leaves
+        them as they are.
+    max_ratio : float
+        No rate above this multiple of the median rate: a nearly dead layer would otherwise get a huge one.
+    outputs : "logits" or callable
+        As in :func:`featlearn.measure_features`.
+    mode : {"eval", "train"}
+        Mode of dropout and normalisation layers.
+
+    Returns
+    -------
+    list of dict
+        ``{"params": [...], "lr": float, "name": str}`` a layer in order of execution, for any ``torch.optim``
+        optimiser; their ``lr`` takes the place of the optimiser's.
+
+    Raises
+    ------
+    DataError
+        An argument out of range, unknown rule, non-finite loss.
+    UnmeasurableError
+        Unknown layer; a layer that the loss gradient does not reach (dead or detached).
+
+    Warns
+    -----
+    FeatlearnWarning
+        A rate was cut by ``max_ratio``, naming the layer.
+
+    Notes
+    -----
+    Costs two forward and two backward passes and one forward-mode pass. Rates are those of the weights and the batch as
+    they are: call it at initialisation, after :func:`featlearn.rescale_init`, and keep the rates (with a schedule as
+    usual). On shallow networks they are about as good as a middling hand-tuned rate; what they buy is that depth and
+    width need no new tuning.
+
+    References
+    ----------
+    Chizat and Netrapalli, "The Feature Speed Formula", arXiv 2311.18718: the identity behind. The two limits and the
+    measurement in any model are ours.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Linear(3, 64), torch.nn.ReLU(), torch.nn.Linear(64, 1))
+    >>> x = torch.randn(32, 3)
+    >>> groups = feature_speed_groups(net, torch.nn.functional.mse_loss, (x, x[:, :1]))
+    >>> optimizer = torch.optim.SGD(groups)
+    >>> [group["name"] for group in groups]
+    ['0', '2']
+    """
+    _check_limits(budget, max_decay, max_ratio)
+    check_rule(rule)
+    structure = read_structure(model, loss, batch, outputs=outputs, mode=mode)
+    chosen = _chosen(structure, layers)
+    shares = _shares(contributions, chosen)
+    steps = unit_steps(chosen, rule)
+    rates = equal_decay(chosen, steps, shares)
+    update = {key: -rates[name] * step for name in chosen for key, step in steps[name].items()}
+    limits = []
+    if budget is not None:
+        speed = feature_speed(model, loss, batch, update=update, outputs=outputs, mode=mode, finite=False)
+        hidden = [layer for layer in speed.layers.values() if layer.name != structure.readout.name]
+        changes = [layer.relative_change for layer in hidden if math.isfinite(layer.relative_change)]
+        limits += [budget / change for change in changes if change > 0]
+    if max_decay is not None and structure.loss > 0:
+        limits.append(max_decay * structure.loss)
+    if not limits:
+        raise DataError(
+            f"Got budget={budget} and max_decay={max_decay} with a loss of {structure.loss:.3g}, but no limit applies: "
+            "no layer before the last moves, or the loss is not positive. Give the other one."
+        )
+    rates = _capped({name: min(limits) * rate for name, rate in rates.items()}, max_ratio)
+    return [
+        {"params": list(layer.parameters.values()), "lr": rates[name], "name": name} for name, layer in chosen.items()
+    ]
+
+
+def unit_steps(layers: Mapping[str, WeightLayer], rule: Rule) -> dict[str, dict[str, Tensor]]:
+    """``u`` of every parameter by layer: minus the change that an optimiser makes in its first step at rate 1."""
+    direction = rule if callable(rule) else _DIRECTIONS[rule]
+    steps: dict[str, dict[str, Tensor]] = {}
+    for name, layer in layers.items():
+        steps[name] = {}
+        for key, gradient in layer.gradients.items():
+            dense = gradient.to_dense() if gradient.is_sparse else gradient
+            step = direction(dense.clone() if callable(rule) else dense)
+            if not isinstance(step, Tensor) or step.shape != dense.shape:
+                got = f"shape {tuple(step.shape)}" if isinstance(step, Tensor) else type(step).__name__
+                raise DataError(f"Got a rule that returns {got} for {key!r}, but expected shape {tuple(dense.shape)}.")
+            steps[name][key] = step
+    return steps
+
+
+def equal_decay(
+    layers: Mapping[str, WeightLayer],
+    steps: Mapping[str, Mapping[str, Tensor]],
+    shares: Mapping[str, float] | None = None,
+) -> dict[str, float]:
+    """Rates ``c_v / <g_v, u_v>`` by layer, at which the predicted decay of all layers together is 1.
+
+    Raises
+    ------
+    UnmeasurableError
+        A layer whose step changes the loss in no direction.
+    DataError
+        A step that raises the loss.
+    """
+    rates = {}
+    for name, layer in layers.items():
+        decay = sum(float((layer.gradients[key].to(u) * u).sum(dtype=_wide(u))) for key, u in steps[name].items())
+        if decay == 0:
+            raise UnmeasurableError(
+                f"Got a zero gradient in layer {name!r}: it is dead or detached, so no rate makes it contribute. Leave "
+                "it out with layers=, or initialise it otherwise."
+            )
+        if not (math.isfinite(decay) and decay > 0):
+            raise DataError(f"Got <g, u> = {decay:.3g} in layer {name!r}, but expected a step that lowers the loss.")
+        rates[name] = (1 / len(layers) if shares is None else shares[name]) / decay
+    return rates
+
+
+# --- directions -----------------------------------------------------------------------------------------------------
+
+
+def _normalised(gradient: Tensor) -> Tensor:
+    return gradient / gradient.norm().clamp_min(torch.finfo(gradient.dtype).tiny)
+
+
+def _orthogonal(gradient: Tensor) -> Tensor:
+    if gradient.dim() < 2:
+        return gradient.sign()
+    matrix = gradient.flatten(1)
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    kept = s > s.amax() * max(matrix.shape) * torch.finfo(s.dtype).eps  # no direction where there is no gradient
+    return ((u * kept) @ vh).view_as(gradient)
+
+
+_DIRECTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sgd": lambda gradient: gradient,
+    "adam": torch.sign,
+    "slo": _normalised,
+    "muon": _orthogonal,
+}
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.float32 if tensor.device.type == "mps" else torch.float64
+
+
+# --- arguments ------------------------------------------------------------------------------------------------------
+
+
+def check_rule(rule: Rule) -> None:
+    """Refuse what is no rule, before any work."""
+    if not callable(rule) and rule not in _DIRECTIONS:
+        raise DataError(f"Got rule={rule!r}, but expected one of {', '.join(map(repr, _DIRECTIONS))}, or a callable.")
+
+
+def _check_limits(budget: float | None, max_decay: float | None, max_ratio: float) -> None:
+    for name, value in (("budget", budget), ("max_decay", max_decay)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise DataError(f"Got {name}={value}, but expected a positive finite number or None.")
+    if budget is None and max_decay is None:
+        raise DataError("Got budget=None and max_decay=None, but expected at least one limit.")
+    if not max_ratio >= 1:
+        raise DataError(f"Got max_ratio={max_ratio}, but expected a number of at least 1.")
+
+
+def _chosen(structure: Structure, layers: str | Sequence[str]) -> dict[str, WeightLayer]:
+    if layers == "auto":
+        return dict(structure.layers)
+    wanted = [layers] if isinstance(layers, str) else list(layers)
+    for pattern in wanted:
+        if not fnmatch.filter(structure.layers, pattern):
+            raise UnmeasurableError(
+                f"Got layer {pattern!r}, but expected one of {', '.join(map(repr, structure.layers))}, or a glob."
+            )
+    return {
+        name: layer
+        for name, layer in structure.layers.items()
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted)
+    }
+
+
+def _shares(contributions: Literal["equal"] | Mapping[str, float], chosen: Mapping[str, Any]) -> dict[str, float]:
+    if isinstance(contributions, str):
+        if contributions != "equal":
+            raise DataError(f"Got contributions={contributions!r}, but expected 'equal' or a mapping by layer name.")
+        return dict.fromkeys(chosen, 1 / len(chosen))
+    if set(contributions) != set(chosen):
+        raise DataError(
+            f"Got contributions of {', '.join(sorted(contributions))}, but expected one of each layer: "
+            f"{', '.join(chosen)}."
+        )
+    for name, share in contributions.items():
+        if not (math.isfinite(share) and share > 0):
+            raise DataError(f"Got contributions[{name!r}]={share}, but expected a positive finite number.")
+    total = sum(contributions.values())
+    return {name: contributions[name] / total for name in chosen}
+
+
+def _capped(rates: dict[str, float], max_ratio: float) -> dict[str, float]:
+    ceiling = max_ratio * median(rates.values())
+    for name, rate in rates.items():
+        if rate > ceiling:
+            warnings.warn(
+                f"The rate of layer {name!r}, {rate:.3g}, is above {max_ratio:g} times the median and was cut to "
+                f"{ceiling:.3g}: its gradient is nearly zero.",
+                FeatlearnWarning,
+                stacklevel=3,
+            )
+    return {name: min(rate, ceiling) for name, rate in rates.items()}

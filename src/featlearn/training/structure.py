@@ -1,0 +1,257 @@
+"""How a model is built, read off the graph of one forward pass: layers in order, who owns what, where paths meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+
+from ..agop.batches import Outputs, parse_batch, raw_outputs
+from ..agop.finding import unwrap
+from ..agop.parameter_order import first_uses
+from ..agop.taps import guest, training_mode
+from ..exceptions import DataError, ModelError
+
+__all__ = ["Loss", "Structure", "WeightLayer", "read_structure"]
+
+Loss = Callable[[Tensor, Any], Tensor]
+Place = tuple[int, int]  # of a tensor in the graph: order of the operation that made it, and which of its outputs
+
+_DEPENDS_ON_NOTHING = "Got a loss that depends on no trained weight. Check requires_grad, loss and outputs=."
+
+
+@dataclass(frozen=True, eq=False)
+class WeightLayer:
+    """A module that owns a parameter with at least two axes.
+
+    Attributes
+    ----------
+    name : str
+        Name of the module.
+    module : torch.nn.Module
+        Itself.
+    parameters, gradients : mapping of str to Parameter, to Tensor
+        Its trained parameters by name, and those of modules without a weight (norm gains, free vectors) that are first
+        used after it and before the next layer. Every trained parameter belongs to one layer. ``dJ/dw`` of each.
+    is_cut : bool
+        Whether every path from the parameters used so far to the loss passes through its output: not inside a
+        residual branch, and not beside parallel branches.
+    normalised : bool
+        Whether a normalisation module, and nothing else, reads its output.
+    """
+
+    name: str
+    module: nn.Module
+    parameters: Mapping[str, nn.Parameter]
+    gradients: Mapping[str, Tensor]
+    is_cut: bool
+    normalised: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """Layers in order of execution, the mean loss, and the module whose output the last layer reads.
+
+    Attributes
+    ----------
+    layers : mapping of str to WeightLayer
+        In the order in which their weights are first used; the last one is the readout.
+    loss : float
+        Mean over the batch.
+    last_features : str or None
+        The last layer before the readout, if its output is a cut; otherwise the last block whose output is one.
+    """
+
+    layers: Mapping[str, WeightLayer]
+    loss: float
+    last_features: str | None
+
+    @property
+    def readout(self) -> WeightLayer:
+        """The last layer."""
+        return list(self.layers.values())[-1]
+
+
+def read_structure(
+    model: nn.Module,
+    loss: Loss,
+    batch: Any,
+    *,
+    outputs: Outputs = "logits",
+    mode: Literal["eval", "train"] = "eval",
+) -> Structure:
+    """One forward and one backward pass of one batch; the model is given back exactly as it was.
+
+    Raises
+    ------
+    DataError
+        A batch that cannot be read, a loss that is no finite number.
+    ModelError
+        No layer with trained weights that the loss depends on.
+    """
+    if mode not in ("eval", "train"):
+        raise DataError(f"Got mode={mode!r}, but expected 'eval' or 'train'.")
+    model = unwrap(model)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad and p.is_floating_point()}
+    with guest(model), training_mode(model) if mode == "train" else nullcontext(), _Calls(model) as calls:
+        for parameter in trained.values():
+            parameter.requires_grad_(True)
+        parsed = parse_batch(batch, model)
+        value = _checked(loss(raw_outputs(model, parsed, outputs), parsed.targets))
+        uses = first_uses(value, trained)
+        names = list(uses)
+        found = torch.autograd.grad(value, [trained[name] for name in names], retain_graph=True)
+        gradients = dict(zip(names, found, strict=True))
+        owned = _owned(model, trained, uses)
+        if not owned:
+            raise ModelError(_DEPENDS_ON_NOTHING)
+        cuts = {name: _is_cut(value, trained, uses, edges) for name, edges in calls.edges.items()}
+        readers = _last_readers(value)
+        layers = {
+            name: WeightLayer(
+                name,
+                model.get_submodule(name),
+                {key: trained[key] for key in keys},
+                {key: gradients[key] for key in keys},
+                cuts.get(name, False),
+                any(readers.get(place, 0) <= end for place, end in calls.normalised.items() if place in calls.at(name)),
+            )
+            for name, keys in owned.items()
+        }
+        return Structure(layers, float(value.detach()), _last_features(list(layers), cuts, calls))
+
+
+# --- the forward pass ---------------------------------------------------------------------------------------------
+
+
+class _Calls:
+    """Where the outputs of all modules stand in the graph, and which of them a normalisation reads."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.edges: dict[str, list[GradientEdge]] = {}
+        self.normalised: dict[Place, int] = {}
+        self._modules = list(model.named_modules())
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> _Calls:
+        for name, module in self._modules:
+            self._handles.append(module.register_forward_hook(self._seen(name), prepend=True))
+            if "norm" in type(module).__name__.lower():
+                self._handles.append(module.register_forward_hook(self._read))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _seen(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            first = output[0] if isinstance(output, tuple) and output else output
+            if isinstance(first, Tensor) and first.requires_grad:
+                # Taken here: an in-place activation that comes next gives the tensor another place in the graph.
+                self.edges.setdefault(name, []).append(get_gradient_edge(first))
+
+        return hook
+
+    def _read(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if args and isinstance(args[0], Tensor) and args[0].requires_grad:
+            self.normalised[_place(get_gradient_edge(args[0]))] = get_gradient_edge(output).node._sequence_nr()
+
+    def at(self, name: str) -> list[Place]:
+        """Places of the module's outputs."""
+        return [_place(edge) for edge in self.edges.get(name, ())]
+
+
+def _place(edge: GradientEdge) -> Place:
+    return edge.node._sequence_nr(), edge.output_nr
+
+
+def _last_readers(root: Tensor) -> dict[Place, int]:
+    """Place of the last operation that reads each tensor of the graph."""
+    last: dict[Place, int] = {}
+    seen: set[Node] = set()
+    stack = [root.grad_fn] if root.grad_fn is not None else []
+    while stack:
+        node = stack.pop()
+        for below, number in node.next_functions:
+            if below is not None:
+                place = below._sequence_nr(), number
+                last[place] = max(last.get(place, 0), node._sequence_nr())
+                if below not in seen:
+                    seen.add(below)
+                    stack.append(below)
+    return last
+
+
+def _checked(value: Any) -> Tensor:
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise DataError(f"Got a loss of {got}, but expected one number: the mean over the batch.")
+    if not bool(value.isfinite().all()):
+        raise DataError(f"Got a loss of {float(value.detach())}, but expected a finite number. Check the weights.")
+    if not value.requires_grad:
+        raise ModelError(_DEPENDS_ON_NOTHING)
+    return value.reshape(())
+
+
+# --- order and ownership --------------------------------------------------------------------------------------------
+
+
+def _owned(model: nn.Module, trained: Mapping[str, nn.Parameter], uses: Mapping[str, int]) -> dict[str, list[str]]:
+    """Layers in order of execution, and every used parameter to one of them: its own, or the last that ran before."""
+    own: dict[str, list[str]] = {}
+    for key in (key for key in trained if key in uses):
+        # A parametrised weight is made from parameters of a module below the layer.
+        own.setdefault(key.rpartition(".")[0].partition(".parametrizations.")[0], []).append(key)
+    wide = {name for name, keys in own.items() if any(trained[key].dim() >= 2 for key in keys)}
+    # What holds layers is none (a class token, position embeddings), attention excepted.
+    holders = {a for a in wide if any(b != a and (not a or b.startswith(f"{a}.")) for b in wide)}
+    attention = {name for name in holders if isinstance(model.get_submodule(name), nn.MultiheadAttention)}
+    starts = {name: min(uses[key] for key in own[name]) for name in wide - (holders - attention)}
+    order = sorted(starts, key=starts.__getitem__)
+    owned = {name: list(own[name]) for name in order}
+    for key in uses if order else ():
+        if not any(key in keys for keys in owned.values()):
+            before = [name for name in order if starts[name] < uses[key]]
+            owned[before[-1] if before else order[0]].append(key)
+    return owned
+
+
+def _is_cut(
+    root: Tensor, trained: Mapping[str, nn.Parameter], uses: Mapping[str, int], edges: Iterable[GradientEdge]
+) -> bool:
+    """Whether removing these outputs from the graph separates the loss from all parameters used before."""
+    removed = {edge.node for edge in edges}
+    last = max(node._sequence_nr() for node in removed)
+    names = {id(trained[name]): name for name in uses}
+    seen: set[Node] = set()
+    stack = [root.grad_fn] if root.grad_fn is not None and root.grad_fn not in removed else []
+    while stack:
+        for below, _ in stack.pop().next_functions:
+            if below is None or below in removed or below in seen:
+                continue
+            seen.add(below)
+            name = names.get(id(getattr(below, "variable", None)))
+            if name is not None and uses[name] <= last:
+                return False
+            stack.append(below)
+    return True
+
+
+def _last_features(order: list[str], cuts: Mapping[str, bool], calls: _Calls) -> str | None:
+    *hidden, readout = order
+    if not hidden or cuts.get(hidden[-1], False):
+        return hidden[-1] if hidden else None
+    end = min(calls.at(readout), default=None)
+    blocks = [
+        name
+        for name, cut in cuts.items()
+        if cut and any(layer.startswith(f"{name}.") for layer in hidden) and not readout.startswith(f"{name}.")
+        if name and (end is None or max(calls.at(name)) < end)
+    ]
+    return max(blocks, key=lambda name: max(calls.at(name)), default=None)
