@@ -152,6 +152,8 @@ class Aligned:
     reduced: Tensor  # U^T K U, (groups, r, r)
     norms: tuple[float, float]  # ||F|| and ||G||, the latter without the bias of probes
     probe_error: float | None
+    inner: float = NAN  # <F, G>
+    weight_kernel: tuple[float, float] = (NAN, NAN)  # cos(W W^T, K) in the column space of W, and its chance level
 
     def at(self, power: float, statistic: str) -> Alignment:
         """The alignment at one of the powers that were asked for."""
@@ -220,7 +222,16 @@ def align(
                 entry = _at_other_power(entry, factors, coordinates, replicas)
             entries.append(entry)
     error = power_one.probe_error if probed else None
-    return Aligned(tuple(entries), coordinates, vectors, reduced, power_one.norms, error)
+    return Aligned(
+        tuple(entries),
+        coordinates,
+        vectors,
+        reduced,
+        power_one.norms,
+        error,
+        inner=float(power_one.inner[0]),
+        weight_kernel=power_one.weight_kernel(factors.at_power_one),
+    )
 
 
 def align_at_power_one(
@@ -266,7 +277,9 @@ def align_at_power_one(
     error = power_one.probe_error if probed else None
     square = of_weight * of_weight
     norms = power_one.norms[0] * square, power_one.norms[1] * square * of_kernel
-    return Aligned(tuple(entries), nothing, empty, empty, norms, error)
+    inner = float(power_one.inner[0]) * square * square * of_kernel
+    own = power_one.weight_kernel(dense)
+    return Aligned(tuple(entries), nothing, empty, empty, norms, error, inner=inner, weight_kernel=own)
 
 
 def _scale(tensor: Tensor) -> float:

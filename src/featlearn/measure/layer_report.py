@@ -18,6 +18,7 @@ from ..linalg.spectrum import Spectrum
 from .alignment import STATISTICS, Aligned, Alignment, align, align_at_power_one, aligned_by_definition
 from .coordinates import Factors, factorise
 from .lossside import WIDEST_INPUT, LossSide, fact
+from .parts import AlignmentParts, alignment_parts
 from .results import LayerReport
 
 __all__ = ["Evidence", "Style", "report_layer"]
@@ -77,9 +78,9 @@ def report_layer(layer: Layer, evidence: Evidence, style: Style) -> LayerReport:
     factors = factorise(inside) if style.spectra else None
     powers = tuple(dict.fromkeys((float(style.power), 1.0, 0.5)))
     aligned = _align(layer, inside, factors, evidence, style, powers, STATISTICS, "nfa")
-    centered, energy_share = _centered(layer, aligned, evidence, style)
-    loss = _loss_side(layer, weight, factors, evidence, style)
     finished = None if isinstance(kernel, float) else kernel.finalize()
+    centered, energy_share, change = _centered(layer, aligned, evidence, style)
+    loss = _loss_side(layer, weight, factors, evidence, style)
     coordinates = aligned.coordinates
     agop_directions, nfm_directions, overlap = _directions(aligned, factors, d)
     reason = TRIVIAL if trivial else aligned.at(style.power, style.statistic).reason
@@ -111,6 +112,7 @@ def report_layer(layer: Layer, evidence: Evidence, style: Style) -> LayerReport:
         biased=evidence.probed and not trivial,
         centered=centered,
         energy_share=energy_share,
+        parts=None if finished is None else _parts(aligned, factors, finished, evidence, change),
         derivative=loss.derivative,
         fact=loss.fact,
         fact_root=loss.fact_root,
@@ -201,10 +203,10 @@ def _tangent_spectrum(
 
 def _centered(
     layer: Layer, whole: Aligned, evidence: Evidence, style: Style
-) -> tuple[Alignment | None, dict[str, float] | None]:
-    """The ansatz of ``D = W - W_0`` at power 1, and how large D is."""
+) -> tuple[Alignment | None, dict[str, float] | None, Aligned | None]:
+    """The ansatz of ``D = W - W_0`` at power 1, how large D is, and all that D and the kernel gave."""
     if evidence.reference is None:
-        return None, None
+        return None, None, None
     change = layer.weight().to(evidence.reference) - evidence.reference
     inside = _in_coordinates(change, evidence.kernel)
     factors = factorise(inside) if style.spectra else None
@@ -213,7 +215,15 @@ def _centered(
     if not bool((change != 0).any()):
         result = replace(result, reason="its weights equal the reference's")
     shares = [a / b if b > 0 else NAN for a, b in zip(aligned.norms, whole.norms, strict=True)]
-    return result, {"nfm": shares[0], "agop": shares[1]}
+    return result, {"nfm": shares[0], "agop": shares[1]}, aligned
+
+
+def _parts(
+    whole: Aligned, factors: Factors | None, kernel: Tensor, evidence: Evidence, change: Aligned | None
+) -> AlignmentParts:
+    """The cosine at power 1, taken apart."""
+    reference = None if evidence.reference is None else _in_coordinates(evidence.reference, evidence.kernel)
+    return alignment_parts(whole, factors, kernel, reference, change)
 
 
 def _loss_side(layer: Layer, weight: Tensor, factors: Factors | None, evidence: Evidence, style: Style) -> LossFields:

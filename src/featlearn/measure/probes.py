@@ -74,6 +74,24 @@ class PowerOne:
         """``||F||`` and ``||G||``."""
         return math.sqrt(float(self.norm_f)), math.sqrt(max(float(self.norm[0]), 0.0))
 
+    def weight_kernel(self, weight: Weight) -> tuple[float, float]:
+        r"""``cos(M, K)`` of ``M = W W^T`` inside the column space of W, and its mean over Haar rotations of K there.
+
+        Rotations leave both norms as they are, so the mean, ``tr M tr K / r`` over the norms, is exact. nan where the
+        rank of W is not known.
+        """
+        if not bool((weight.ranks >= 0).all()):
+            return NAN, NAN
+        t1, t2 = self.kernel_traces
+        norm = weight.norm.sum() * t2.sum()
+        if not bool(norm > 0):
+            return NAN, NAN
+        kernel = self.blocks.sum((0, 1)) / (self.weighting.total[0] * sum(self.weighting.probes))
+        diagonal = weight.gram.dim() == 2
+        inner = (weight.gram * (kernel.diagonal(dim1=-2, dim2=-1) if diagonal else kernel)).sum()
+        null = (weight.trace * t1 / weight.ranks.clamp_min(1)).sum()
+        return float(inner / norm.sqrt()), float(null / norm.sqrt())
+
     @classmethod
     def of(
         cls, blocks: Tensor, weight: Weight, samples: Sequence[int], probes: Sequence[int], probed: bool

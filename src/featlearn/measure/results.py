@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..linalg.spectrum import Spectrum
 from .alignment import Alignment, alignment_from_coordinates
 from .coordinates import Coordinates
+from .parts import AlignmentParts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +34,9 @@ _PLAIN = (
     *("power", "statistic", "best_power", "probe_error", "biased", "energy_share"),
     *("fact", "fact_root", "loss_nfa", "crh", "speed", "reason"),
 )
+# Of the parts, in a table: what sums to the cosine at power 1; and what it is made of otherwise.
+_SUMMANDS = ("initial", "mixed", "learned")
+_FACTORS = ("directional", "spectral", "weight_kernel", "weight_kernel_null")
 # Fields that JSON may have turned from nan to null: always there, and there with a loss.
 _UNDEFINED_AS_NULL = ("subspace_overlap", "best_power", "fact", "fact_root", "loss_nfa")
 
@@ -86,6 +90,9 @@ class LayerReport:
         Ansatz of ``D = W - W_0`` (needs ``reference=``).
     energy_share : dict or None
         ``{"nfm": ||D^T D|| / ||F||, "agop": ||D^T K D|| / ||G||}``: if both are tiny the layer is lazy.
+    parts : AlignmentParts or None
+        The cosine at power 1 taken apart: initial and learned weights, directions and sizes, and the plain cosine of
+        ``W W^T`` and K. ``None`` for the trivial layer.
     derivative : Alignment or None
         Early-time (derivative) ansatz (needs ``loss=``).
     fact, fact_root, loss_nfa : float or None
@@ -127,6 +134,7 @@ class LayerReport:
     biased: bool
     centered: Alignment | None = None
     energy_share: dict[str, float] | None = None
+    parts: AlignmentParts | None = None
     derivative: Alignment | None = None
     fact: float | None = None
     fact_root: float | None = None
@@ -209,7 +217,7 @@ class LayerReport:
         plain["nfa_half"] = self.nfa_half.to_dict()
         plain["alignments"] = [entry.to_dict() for entry in self.alignments]
         plain["coordinates"] = self.coordinates.to_dict()
-        for key in ("centered", "derivative"):
+        for key in ("centered", "derivative", "parts"):
             entry = getattr(self, key)
             plain[key] = None if entry is None else entry.to_dict()
         for key in ("nfm_spectrum", "agop_spectrum", "tangent_spectrum"):
@@ -232,6 +240,8 @@ class LayerReport:
         values["coordinates"] = Coordinates.from_dict(plain["coordinates"])
         for key in ("centered", "derivative"):
             values[key] = None if plain[key] is None else Alignment.from_dict(plain[key])
+        parts = plain.get("parts")  # which reports written by earlier versions do not have
+        values["parts"] = None if parts is None else AlignmentParts.from_dict(parts)
         for key in ("nfm_spectrum", "agop_spectrum", "tangent_spectrum"):
             values[key] = Spectrum(np.asarray(plain[key]["values"]))
         for key in ("nfm_directions", "agop_directions"):
@@ -374,6 +384,7 @@ class FeatureReport:
 
 def _row(layer: LayerReport) -> dict[str, Any]:
     chosen, half = layer.alignment(), layer.nfa_half
+    parts = layer.parts
     return {
         "layer": layer.name,
         "kind": layer.kind,
@@ -391,6 +402,9 @@ def _row(layer: LayerReport) -> dict[str, Any]:
         "best_power": layer.best_power,
         "centered_nfa": layer.centered_nfa,
         "derivative_nfa": layer.derivative_nfa,
+        "nfa_cosine": layer.alignment(1.0, "cosine").value,
+        **{f"nfa_{key}": None if parts is None else getattr(parts, key) for key in _SUMMANDS},
+        **{key: None if parts is None else getattr(parts, key) for key in _FACTORS},
         "fact": layer.fact,
         "loss_nfa": layer.loss_nfa,
         "nfm_effective_rank": layer.nfm_spectrum.effective_rank,
