@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-__all__ = ["generator", "preserved_rng"]
+__all__ = ["generator", "preserved_rng", "seeded_rng"]
 
 
 def generator(random_state: int, *keys: int | str) -> torch.Generator:
@@ -47,3 +47,21 @@ def preserved_rng() -> Iterator[None]:
     finally:
         np.random.set_state(of_numpy)  # noqa: NPY002
         random.setstate(of_python)
+
+
+@contextmanager
+def seeded_rng(random_state: int, *keys: int | str) -> Iterator[None]:
+    """Code of the user's that draws from the global generators draws the same numbers inside; afterwards they are as
+    they were found.
+
+    Parameters
+    ----------
+    random_state, *keys
+        As for :func:`generator`.
+    """
+    with preserved_rng():
+        seed = generator(random_state, *keys).initial_seed()
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        random.seed(seed)
+        yield
