@@ -180,7 +180,7 @@ def rescale_init(
     >>> net = Sequential(Linear(4, 128), ReLU(), Linear(128, 128), ReLU(), Linear(128, 1))
     >>> x = torch.randn(64, 4)
     >>> rescaled = rescale_init(net, torch.nn.functional.mse_loss, (x, x[:, :1]))
-    >>> round(float(net[:3](x).square().mean().sqrt()), 3)
+    >>> round(net[:3](x).square().mean().sqrt().item(), 3)
     1.0
     >>> rescaled.undo()
     """
