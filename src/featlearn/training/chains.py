@@ -75,7 +75,7 @@ def stops(module: nn.Module) -> str | None:
         return "not positively homogeneous"
     if isinstance(module, _OTHER):
         return "neither linear nor positively homogeneous"
-    if isinstance(module, _PASSES):
+    if isinstance(module, _PASSES) or rules_of(module) is not None:
         return None
     if next(module.children(), None) is not None and next(module.parameters(recurse=False), None) is None:
         return None  # a container: what its forward does shows in the outputs only
@@ -197,7 +197,6 @@ def checked_chain(model: nn.Module, chosen: Sequence[Layer], path: Sequence[Plac
     position = {id(module): i for i, (_, module) in enumerate(path)}
     span = path[min(position[id(x.module)] for x in chosen) : max(position[id(x.module)] for x in chosen) + 1]
     between = in_order(find_layers(model)[0].values(), span)
-    modules = {id(layer.module) for layer in between}
     names = {layer.name for layer in between}
     for layer in chosen:
         if layer.name not in names:
@@ -210,7 +209,7 @@ def checked_chain(model: nn.Module, chosen: Sequence[Layer], path: Sequence[Plac
         biases |= {id(layer.rule.bias(layer.module))} - {id(None)}
     # Without a batch nothing tells where a module runs: one that stops the scale counts wherever it is registered.
     for name, module in span if ran else path:
-        why = None if id(module) in modules else stops(module)
+        why = stops(module)
         if why == "" and not ran:
             raise ModelError(
                 f"Got {name!r}, a {type(module).__name__}, of which it is not known whether it is positively "
