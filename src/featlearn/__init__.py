@@ -15,9 +15,9 @@ Can models without backpropagation learn features too?
     Matrix completion: ``LinearRFM``. Layers of machines: ``deep_rfm``. Grokking without a network: ``grok``.
 
 How do I get more of it, faster, or in another layer?
-    Optimiser: ``SLO``, ``slo_groups``, ``SpeedUpSlowest``. Rates and scales: ``feature_speed_groups``, ``rescale_init``,
-    ``FeatureSpeedTuner``. Which end learns first: ``layer_balance``, ``balance_of``. Does it carry to
-    another width or depth: ``coordinate_check``.
+    Optimiser: ``SLO``, ``slo_groups``, ``SpeedUpSlowest``. Rates and initial scales: ``feature_speed_groups``,
+    ``rescale_init``, ``FeatureSpeedTuner``. Along training: ``FeatureSpeedTracker``. Which end learns first:
+    ``layer_balance``, ``balance_of``. Does it carry to another width or depth: ``coordinate_check``.
 
 Names load at first use: ``import featlearn`` imports no other package. Data to try things on is in
 ``featlearn.datasets``.
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from .training.rescale import rescale_init
     from .training.slo import SLO, slo_groups
     from .training.slowest import SpeedUpSlowest
+    from .training.speed_tracker import FeatureSpeedTracker
     from .training.tuner import FeatureSpeedTuner
 
 __version__ = "0.1.0"
@@ -91,6 +92,7 @@ __all__ = [
     "feature_speed_groups",
     "rescale_init",
     "FeatureSpeedTuner",
+    "FeatureSpeedTracker",
     "coordinate_check",
     "layer_balance",
     "balance_of",
@@ -137,6 +139,7 @@ _HOME = {
     "feature_speed_groups": "training.groups",
     "rescale_init": "training.rescale",
     "FeatureSpeedTuner": "training.tuner",
+    "FeatureSpeedTracker": "training.speed_tracker",
     "coordinate_check": "training.coordinate",
     "layer_balance": "training.balance",
     "balance_of": "training.balance",

@@ -1,4 +1,4 @@
-"""Figure of feature speed: angle, share of the loss decay and sensitivity against depth, from plain dictionaries."""
+"""Figures of feature speed: angle, share of the loss decay and sensitivity against depth; and all of it over time."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from ..exceptions import DataError
-from .palette import ALIGNMENT, COMPARISON
+from .palette import ALIGNMENT, COMPARISON, INK
+from .tracking import plot_history
 
-__all__ = ["plot_speed"]
+__all__ = ["plot_speed", "plot_speed_history"]
 
 _PANELS = (
     ("cos_theta", "cosine of the backward-feature angle"),
@@ -62,6 +63,51 @@ def plot_speed(
         axes[0].plot(range(len(layers)), theory, linestyle="--", color=COMPARISON, label="wide random network")
     if axes[0].get_legend_handles_labels()[1]:
         axes[0].legend(fontsize=8, frameon=False)
+    return axes
+
+
+def plot_speed_history(
+    history: Any, quantity: str = "relative_change", ax: Axes | Iterable[Axes] | None = None
+) -> list[Axes]:
+    """The loss over the steps of the optimiser, and one curve a layer beside it.
+
+    Parameters
+    ----------
+    history : DataFrame
+        ``FeatureSpeedTracker.frame()``.
+    quantity : str
+        A numeric column of it; drawn on a logarithmic axis where it is positive and spans more than a factor of 30.
+    ax : Axes or two Axes, optional
+        Drawn into; one Axes gets the layers alone. By default a new figure.
+
+    Returns
+    -------
+    list of Axes
+
+    Raises
+    ------
+    DataError
+        Another number of Axes, an empty history, or a quantity that it does not hold.
+    """
+    if ax is None:
+        axes = list(plt.subplots(1, 2, figsize=(10.0, 3.8), layout="constrained")[1])
+    else:
+        axes = [ax] if isinstance(ax, Axes) else list(ax)
+    if len(axes) not in (1, 2):
+        raise DataError(f"Got {len(axes)} Axes, but expected one or two.")
+    plot_history(history, quantity, axes[-1])
+    axes[-1].set_ylabel(
+        "relative change of features a step" if quantity == "relative_change" else axes[-1].get_ylabel()
+    )
+    values = [value for value in history[quantity] if math.isfinite(value)]
+    if values and min(values) > 0 and max(values) > 30 * min(values):
+        axes[-1].set_yscale("log")
+    if len(axes) == 2:
+        losses = history.drop_duplicates("step")
+        axes[0].plot(losses["step"], losses["loss"], color=INK, lw=1.4, marker="o", markersize=2.5)
+        axes[0].set_xscale(axes[1].get_xscale())
+        axes[0].set_xlabel("optimiser step")
+        axes[0].set_ylabel("loss on the measured batch")
     return axes
 
 
