@@ -32,7 +32,7 @@ from .speed_results import FeatureSpeed, LayerSpeed, layer_speed
 from .taps import guest, training_mode
 from .updates import Update, canonical_names, check_update, update_name
 
-__all__ = ["FeatureSpeed", "LayerSpeed", "bfa_theory", "feature_speed", "speed_of_layers"]
+__all__ = ["FeatureSpeed", "LayerSpeed", "bfa_theory", "chosen_layers", "feature_speed", "speed_of_layers"]
 
 NAN = float("nan")
 
@@ -123,7 +123,7 @@ def feature_speed(
     _check_words(method, mode)
     check_update(update)
     model = unwrap(model)
-    chosen, skipped, explicit = _chosen(model, layers)
+    chosen, skipped, explicit = chosen_layers(model, layers)
     aliases = canonical_names(model)
     wanted = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if isinstance(update, Mapping):
@@ -306,7 +306,16 @@ def _owners(model: nn.Module) -> list[Layer]:
     return [*available.values(), *(_output_of(name, modules[name]) for name in leaves)]
 
 
-def _chosen(model: nn.Module, layers: str | Rows | Sequence[str | Rows]) -> tuple[list[Layer], dict[str, str], bool]:
+def chosen_layers(
+    model: nn.Module, layers: str | Rows | Sequence[str | Rows]
+) -> tuple[list[Layer], dict[str, str], bool]:
+    """What ``layers=`` of :func:`feature_speed` means in this model.
+
+    Returns
+    -------
+    tuple of list, dict and bool
+        The layers; names of those left out, each with the reason; whether the user named them.
+    """
     available, refused = find_layers(model)
     if isinstance(layers, str) and layers == "auto":
         every = {layer.name: layer for layer in _owners(model)}

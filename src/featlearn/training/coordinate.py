@@ -24,8 +24,10 @@ from torch import nn
 
 from .._random import seeded_rng
 from ..agop.batches import Outputs, check_outputs, parse_batch
-from ..agop.finding import find_layers, resolve_layers, unwrap
+from ..agop.feature_speed import chosen_layers
+from ..agop.finding import find_layers, unwrap
 from ..agop.layers import Rows
+from ..agop.speed_pass import Loss
 from ..agop.updates import check_update
 from ..exceptions import DataError, FeatlearnWarning, ModelError, UnmeasurableError
 from .coordinate_results import (
@@ -37,16 +39,16 @@ from .coordinate_results import (
     RunFailure,
     fit_slope,
 )
-from .coordinate_run import Coordinates, Diverged, Loss, watch_training
+from .coordinate_run import Coordinates, Diverged, watch_training
 from .slopes import FEWEST_SIZES
 
 __all__ = ["CoordinateCheck", "CoordinateRecord", "CoordinateSlope", "coordinate_check"]
 
 Mode = Literal["train", "eval"]
 
-# Layers of two depths that correspond, and those of them whose size no rule lets depend on depth.
+# Layers of two depths that correspond, and the one of which a rule can make the change independent of depth.
 PLACES = ("first", "middle", "last hidden", "readout")
-_JUDGED_PLACES = ("middle", "last hidden")
+_JUDGED_PLACE = "last hidden"
 _JUDGED: dict[Over, tuple[str, ...]] = {
     "width": tuple(QUANTITIES),
     "depth": ("feature_rms", "feature_change_rms"),
@@ -99,7 +101,7 @@ def coordinate_check(
     steps, seeds : int, default 3
         Steps a run, runs a size.
     layers : "auto", names, globs or Rows
-        As for :func:`measure_features`.
+        As for :func:`feature_speed`.
     tolerance : float, default 0.15
         Largest exponent that still counts as none.
     confidence : float, default 0.95
@@ -136,13 +138,14 @@ def coordinate_check(
 
     Notes
     -----
-    Judged are the hidden layers; the readout is shown. Under muP its output starts at width^(-1/2), and a readout that
-    starts at zero is not flat after one step: neither is a fault. A run that meets numbers that are not finite stops,
-    is named in ``.failures``, and fails the check.
+    Over width the hidden layers are judged; the readout is shown. Under muP its output starts at width^(-1/2), and a
+    readout that starts at zero is not flat after one step: neither is a fault. A run that meets numbers that are not
+    finite stops, is named in ``.failures``, and fails the check.
 
-    Over depth the angle is not judged. In plain ReLU networks :math:`\cos\theta_l` falls like :math:`l^{-1/2}` at any
-    rate; a rule can make up for it, as the feature-speed correction does, but not undo it. Nor is the first layer:
-    where all layers contribute equally to the loss decay, only the share l/L of it passes through layer l.
+    Over depth the last hidden layer is judged, which the readout reads: where all layers contribute equally to the
+    loss decay, only the share l/L of it passes through layer l, so that the change of the first layer falls with depth
+    under any such rule. The angle is not judged. In plain ReLU networks :math:`\cos\theta_l` falls like
+    :math:`l^{-1/2}` at any rate; a rule can make up for it, as the feature-speed correction does, but not undo it.
 
     Costs ``steps + 1`` forward and ``steps`` backward passes a run, and memory for four copies of the layers' outputs
     beside one model. Scatter that grows with size widens intervals that assume it does not.
@@ -158,7 +161,8 @@ def coordinate_check(
     >>> from torch import nn
     >>> x = torch.linspace(-1, 1, 40).reshape(10, 4)
     >>> def factory(width):
-    ...     return nn.Sequential(nn.Linear(4, width), nn.Tanh(), nn.Linear(width, 1))
+    ...     hidden = nn.Linear(4, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh()
+    ...     return nn.Sequential(*hidden, nn.Linear(width, 1))
     >>> check = coordinate_check(
     ...     factory, [32, 64, 128, 256], (x, x[:, :1]), nn.functional.mse_loss,
     ...     optimizer=lambda model: torch.optim.Adam(model.parameters(), lr=0.01),
@@ -241,7 +245,7 @@ def _run(
     steps: int,
     run: _Run,
 ) -> _Run:
-    chosen, _, explicit = resolve_layers(model, layers)
+    chosen, _, explicit = chosen_layers(model, layers)
     taken = {layer.name for layer in chosen}
     others = [layer for name, layer in find_layers(model)[0].items() if name not in taken]
     parsed = parse_batch(batch, model)
@@ -272,7 +276,7 @@ def _slopes(
     found = []
     for quantity in QUANTITIES:
         for layer in dict.fromkeys(record.layer for run in runs for record in run.records):
-            hidden = layer in _JUDGED_PLACES if over == "depth" else layer not in readouts
+            hidden = layer == _JUDGED_PLACE if over == "depth" else layer not in readouts
             judged = hidden and quantity in counted
             found.append(fit_slope(last, layer, quantity, tolerance, confidence, judged))
     return found

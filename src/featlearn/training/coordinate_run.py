@@ -7,7 +7,7 @@ and the gradients that the optimiser steps with, so that the angle is that of th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +18,12 @@ from ..agop.batches import Batch, Outputs
 from ..agop.first_order import Call
 from ..agop.layers import Layer
 from ..agop.parameter_order import inner
+from ..agop.speed_pass import Loss
 from ..agop.taps import Taps
 from ..exceptions import DataError, ModelError
 
-__all__ = ["Coordinates", "Diverged", "Loss", "watch_training"]
+__all__ = ["Coordinates", "Diverged", "watch_training"]
 
-Loss = Callable[[Tensor, Any], Tensor]
 NAN = float("nan")
 
 
