@@ -123,7 +123,7 @@ def named_parameters(model: nn.Module) -> list[NamedParameter]:
                 raise ModelError(f"Got the lazy parameter {name!r}, which has no shape yet. Run the model once first.")
             named = found.setdefault(id(parameter), NamedParameter(parameter))
             named.names.append(name)
-            if parameter.dim() >= 2 and not own.startswith("bias"):
+            if parameter.dim() >= 2 and not own.startswith("bias") and _is_layer(module):
                 named.layers.append(layer.partition(".parametrizations.")[0])
             named.is_weight &= _is_weight(module, own, parameter)
     for layer, module in model.named_modules():
@@ -133,14 +133,16 @@ def named_parameters(model: nn.Module) -> list[NamedParameter]:
     return list(found.values())
 
 
+def _is_layer(module: nn.Module) -> bool:
+    """Whether it owns weights: one that holds others and has no rule owns free tensors (class tokens, positions)."""
+    leaf = next(module.children(), None) is None
+    return leaf or rules_of(module) is not None or isinstance(module, ParametrizationList)
+
+
 def _is_weight(module: nn.Module, own: str, parameter: torch.Tensor) -> bool:
     if parameter.dim() < 2 or own.startswith("bias") or isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         return False
-    if re.search(r"Norm(\dd)?$", type(module).__name__):
-        return False
-    # A module that holds others and has no rule owns free tensors: class tokens, position tables.
-    leaf = next(module.children(), None) is None
-    return leaf or rules_of(module) is not None or isinstance(module, ParametrizationList)
+    return _is_layer(module) and re.search(r"Norm(\dd)?$", type(module).__name__) is None
 
 
 def _matches(entry: str, found: Sequence[NamedParameter]) -> list[NamedParameter]:
