@@ -1,4 +1,4 @@
-"""The command line: ``featlearn measure | fit | predict | demo | doctor``, its exit codes and its one-line errors.
+"""The command line ``featlearn measure | fit | predict | coordinate-check | demo | doctor``: exit codes, short errors.
 
 Nothing here, nor in the modules that only declare a command's options, imports torch, pandas, matplotlib or rich: they
 load inside the body of a command, so that ``--help`` answers at once.
@@ -15,6 +15,7 @@ import typer
 
 from .. import __version__
 from ..exceptions import DataError, FeatlearnError, MixingError, ModelError, UnmeasurableError
+from .coordinate_check import coordinate_check
 from .demo import demo
 from .doctor import doctor
 from .fit import fit
@@ -28,7 +29,7 @@ UNEXPECTED, USAGE, MODEL, DATA, UNMEASURABLE, INTERRUPTED = 1, 2, 3, 4, 5, 130
 app = typer.Typer(
     name="featlearn",
     epilog="Exit codes: 0 done, 1 unexpected, 2 usage, 3 model or weights, 4 data, 5 nothing measurable, "
-    "130 interrupted.",
+    "6 a scaling rule is broken, 7 undecided, 130 interrupted.",
     add_completion=False,
     invoke_without_command=True,
     pretty_exceptions_enable=False,
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.command()(measure)
 app.command()(fit)
 app.command()(predict)
+app.command()(coordinate_check)
 app.command()(demo)
 app.command()(doctor)
 
@@ -68,8 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     -------
     int
         0 done; 1 unexpected error; 2 bad usage; 3 the model or its weights cannot be loaded; 4 the data cannot be
-        loaded or is invalid; 5 nothing measurable, or a model that mixes samples; 130 interrupted (what was measured
-        until then is written and marked).
+        loaded or is invalid; 5 nothing measurable, or a model that mixes samples; 6 a scaling rule is broken, 7 whether
+        it is cannot be decided (coordinate-check); 130 interrupted (what was measured until then is written and
+        marked).
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     with warnings.catch_warnings():

@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .coordinates import plot_coordinates
     from .deep_rfm import plot_deep_rfm
     from .features import plot_centered, plot_directions, plot_feature_report, plot_spectra
     from .filters import plot_deep_conv_rfm, plot_filters, plot_saliency
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "plot_centered",
+    "plot_coordinates",
     "plot_deep_conv_rfm",
     "plot_deep_rfm",
     "plot_directions",
@@ -43,6 +45,7 @@ __all__ = [
 
 _HOME = {
     "plot_centered": "features",
+    "plot_coordinates": "coordinates",
     "plot_deep_conv_rfm": "filters",
     "plot_deep_rfm": "deep_rfm",
     "plot_directions": "features",

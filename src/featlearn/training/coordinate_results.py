@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,10 +24,12 @@ QUANTITIES = {
     "feature_change_rms": "change of features",
     "cos_theta": "angle",
 }
-_READOUT = (
-    "The readout is shown, not judged: under muP its output starts at width^(-1/2), and from a readout that starts at "
-    "zero it is not flat after the first step."
-)
+_SHOWN = {
+    "width": "The readout is shown, not judged: under muP its output starts at width^(-1/2), and from a readout that "
+    "starts at zero it is not flat after the first step.",
+    "depth": "Only the last hidden layer is judged: the share of the loss decay that passes through other layers, and "
+    "the output of the readout, may depend on depth under a sound rule.",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,24 +165,33 @@ class CoordinateCheck:
         runs = f"{sizes}, {_count(self.seeds, 'seed')}, {_count(self.steps, 'step')} of {self.optimizer}"
         limits = f"tolerance {self.tolerance:g}, {self.confidence:.0%} intervals"
         lines = [f"{_HEADLINES[self.passed].format(over=self.over)} ({runs}; {limits})."]
-        lines += [
-            f"Not finite: {self.over} {failure.size}, seed {failure.seed}, after {_count(failure.step, 'step')}: "
-            f"{failure.reason}."
-            for failure in self.failures
-        ]
-        judged = [slope for slope in self.slopes if slope.judged]
+        lines += self._failed()
+        judged = [slope for slope in self.slopes if slope.judged and math.isfinite(slope.slope)]
         for verdict, opening in (("depends", "Not flat"), ("undecided", "Interval across the tolerance")):
             found = [_in_words(slope) for slope in judged if slope.verdict == verdict]
             if found:
                 lines.append(f"{opening}: {'; '.join(found)}.")
         if self.passed is None:
             lines.append(f"More seeds, or {self.over}s over a longer range, narrow the intervals.")
+        notes: dict[str, list[str]] = {}
         for slope in self.slopes:
             if slope.note:
-                lines.append(f"{QUANTITIES[slope.quantity].capitalize()} of {slope.layer!r}: {slope.note}.")
+                notes.setdefault(slope.note, []).append(f"{QUANTITIES[slope.quantity]} of {slope.layer!r}")
+        lines += [f"Note: {', '.join(names)}: {note}." for note, names in notes.items()]
         if self.readout is not None:
-            lines.append(_READOUT)
+            lines.append(_SHOWN[self.over])
         return "\n".join(lines)
+
+    def _failed(self) -> list[str]:
+        """One line a size: which seeds, and what happened first."""
+        by_size: dict[int, list[RunFailure]] = {}
+        for failure in self.failures:
+            by_size.setdefault(failure.size, []).append(failure)
+        return [
+            f"Not finite: {self.over} {size}, {len(found)} of {_count(self.seeds, 'seed')}: {found[0].reason} after "
+            f"{_count(found[0].step, 'step')}."
+            for size, found in sorted(by_size.items())
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dictionaries (JSON-ready once ``nan`` is allowed or replaced)."""
@@ -192,7 +203,7 @@ class CoordinateCheck:
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> CoordinateCheck:
         """Inverse of :meth:`to_dict`; ``null`` in place of a number is nan."""
-        values = {key: value for key, value in plain.items() if key not in ("kind", "schema", "passed", "summary")}
+        values = {field.name: plain[field.name] for field in fields(cls)}
         values["sizes"] = tuple(plain["sizes"])
         values["slopes"] = tuple(
             CoordinateSlope(**_undefined(entry, ("slope", "low", "high"))) for entry in plain["slopes"]
@@ -243,18 +254,18 @@ def fit_slope(
     Values without a logarithm are left out, and a note says so. A layer that never moves has no exponent and no angle:
     it is not judged.
     """
-    rows = [(record.size, float(getattr(record, quantity))) for record in records if record.layer == layer]
+    own = [record for record in records if record.layer == layer]
+    rows = [(record.size, float(getattr(record, quantity))) for record in own]
     used = [(size, value) for size, value in rows if math.isfinite(value) and value > 0]
-    still = all(record.feature_change_rms == 0 for record in records if record.layer == layer)
-    still = still and quantity != "feature_rms"
+    still = quantity != "feature_rms" and bool(own) and all(record.feature_change_rms == 0 for record in own)
     slope = power_law_slope([size for size, _ in used], [value for _, value in used], confidence)
-    note = None
+    notes = []
     if still:
-        note = "the layer never moves, so it is not judged"
+        notes.append("never moves, so it is not judged")
     elif len(used) < len(rows):
-        note = f"{len(rows) - len(used)} of {len(rows)} values are left out, being zero, negative or undefined"
-        if len({size for size, _ in used}) < FEWEST_SIZES:
-            note += f", and fewer than {FEWEST_SIZES} sizes are left"
+        notes.append(f"{len(rows) - len(used)} of {len(rows)} values are zero, negative or undefined, and left out")
+    if not still and math.isnan(slope.value):
+        notes.append(f"fewer than {FEWEST_SIZES} sizes have a value, so there is no slope")
     return CoordinateSlope(
         layer=layer,
         quantity=quantity,
@@ -265,16 +276,13 @@ def fit_slope(
         left_out=len(rows) - len(used),
         judged=judged and not still,
         verdict=judge(slope, tolerance),
-        note=note,
+        note="; ".join(notes) or None,
     )
 
 
 def _in_words(slope: CoordinateSlope) -> str:
     what = f"{QUANTITIES[slope.quantity]} of {slope.layer!r}"
-    if math.isnan(slope.slope):
-        return f"{what} (no slope)"
-    grows = "" if slope.verdict != "depends" else " grows" if slope.slope > 0 else " falls"
-    return f"{what}{grows} (slope {slope.slope:+.2f}, {slope.low:+.2f} to {slope.high:+.2f})"
+    return f"{what} (slope {slope.slope:+.2f}, {slope.low:+.2f} to {slope.high:+.2f})"
 
 
 def _undefined(entry: Mapping[str, Any], keys: Any) -> dict[str, Any]:
