@@ -301,9 +301,9 @@ WITHOUT_RULE = (nn.Embedding, nn.EmbeddingBag, nn.Bilinear, nn.modules.conv._Con
 def _owners(model: nn.Module) -> list[Layer]:
     """Layers, and modules without a rule and without children that own weights: a recurrent layer, say."""
     available, refused = find_layers(model)
-    modules = dict(model.named_modules())
-    leaves = [name for name in refused if not next(modules[name].children(), None)]
-    return [*available.values(), *(_output_of(name, modules[name]) for name in leaves)]
+    modules = {name or type(module).__name__: (name, module) for name, module in model.named_modules()}
+    leaves = [modules[key] for key in refused if not next(modules[key][1].children(), None)]
+    return [*available.values(), *(_output_of(name, module) for name, module in leaves)]
 
 
 def chosen_layers(

@@ -18,12 +18,18 @@ from torch import Tensor, nn
 
 from ..agop.batches import Outputs
 from ..agop.feature_speed import feature_speed
+from ..agop.finding import unwrap
 from ..exceptions import DataError, FeatlearnWarning, UnmeasurableError
 from .structure import Loss, Structure, WeightLayer, read_structure
 
 __all__ = ["Rule", "equal_decay", "feature_speed_groups", "unit_steps"]
 
 Rule = Literal["sgd", "adam", "slo", "muon"] | Callable[[Tensor], Tensor]
+
+_DEAD = (
+    "Got a zero gradient in layer {0!r}: it is dead, detached or not used for this batch, so no rate makes it "
+    "contribute. Freeze it, leave it out with layers=, or initialise it otherwise."
+)
 
 
 def feature_speed_groups(
@@ -129,8 +135,9 @@ def feature_speed_groups(
     limits = []
     if budget is not None:
         speed = feature_speed(model, loss, batch, update=update, outputs=outputs, mode=mode, finite=False)
-        hidden = [layer for layer in speed.layers.values() if layer.name != structure.readout.name]
-        changes = [layer.relative_change for layer in hidden if math.isfinite(layer.relative_change)]
+        free = _outermost(unwrap(model), structure)
+        changes = [layer.relative_change for layer in speed.layers.values() if layer.name not in free]
+        changes = [change for change in changes if math.isfinite(change)]
         limits += [budget / change for change in changes if change > 0]
     if max_decay is not None and structure.loss > 0:
         limits.append(max_decay * structure.loss)
@@ -179,10 +186,7 @@ def equal_decay(
     for name, layer in layers.items():
         decay = sum(float((layer.gradients[key].to(u) * u).sum(dtype=_wide(u))) for key, u in steps[name].items())
         if decay == 0:
-            raise UnmeasurableError(
-                f"Got a zero gradient in layer {name!r}: it is dead or detached, so no rate makes it contribute. Leave "
-                "it out with layers=, or initialise it otherwise."
-            )
+            raise UnmeasurableError(_DEAD.format(name))
         if not (math.isfinite(decay) and decay > 0):
             raise DataError(f"Got <g, u> = {decay:.3g} in layer {name!r}, but expected a step that lowers the loss.")
         rates[name] = (1 / len(layers) if shares is None else shares[name]) / decay
@@ -237,10 +241,12 @@ def _check_limits(budget: float | None, max_decay: float | None, max_ratio: floa
 
 
 def _chosen(structure: Structure, layers: str | Sequence[str]) -> dict[str, WeightLayer]:
-    if layers == "auto":
-        return dict(structure.layers)
-    wanted = [layers] if isinstance(layers, str) else list(layers)
+    wanted = ["*"] if layers == "auto" else [layers] if isinstance(layers, str) else list(layers)
+    if not wanted:
+        raise DataError(f"Got layers={layers!r}, but expected 'auto' or at least one name or glob.")
     for pattern in wanted:
+        if dead := fnmatch.filter(structure.unreached, pattern):
+            raise UnmeasurableError(_DEAD.format(dead[0]))
         if not fnmatch.filter(structure.layers, pattern):
             raise UnmeasurableError(
                 f"Got layer {pattern!r}, but expected one of {', '.join(map(repr, structure.layers))}, or a glob."
@@ -249,6 +255,18 @@ def _chosen(structure: Structure, layers: str | Sequence[str]) -> dict[str, Weig
         name: layer
         for name, layer in structure.layers.items()
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted)
+    }
+
+
+def _outermost(model: nn.Module, structure: Structure) -> set[str]:
+    """What has no budget: the readout, or modules that read out with a weight that also embeds the inputs."""
+    if structure.tied is None:
+        return {structure.readout.name}
+    weights = {id(parameter) for parameter in structure.layers[structure.tied].module.parameters(recurse=False)}
+    return {
+        name
+        for name, module in model.named_modules()
+        if name != structure.tied and any(id(own) in weights for own in module.parameters(recurse=False))
     }
 
 

@@ -190,11 +190,7 @@ def rescale_init(
     structure = read_structure(model, loss, batch, outputs=outputs, mode=mode)
     targets, left_alone = _targets(model, structure, layers, rms)
     readout = structure.readout
-    if readout.name not in _scalable(model):
-        raise UnmeasurableError(
-            f"Got the readout {readout.name!r} of type {type(readout.module).__name__}, but expected a linear or "
-            "convolution layer, whose output is proportional to its weight and bias."
-        )
+    _check_readout(model, structure, rule)
     kept = KeptParameters(parameter for layer in structure.layers.values() for parameter in _own(layer.module))
     trace: list[float] = []
     try:
@@ -237,7 +233,8 @@ def _scalable(model: nn.Module) -> dict[str, nn.Module]:
     """Modules whose output is proportional to weight and bias together."""
     found = {layer.name: layer.module for layer in find_layers(model)[0].values() if not layer.part}
     found |= {name: module for name, module in model.named_modules() if isinstance(module, WITHOUT_RULE)}
-    return {name: module for name, module in found.items() if not hasattr(module, "parametrizations")}
+    own = {name: {key for key, _ in module.named_parameters()} for name, module in found.items()}
+    return {name: module for name, module in found.items() if {"weight"} <= own[name] <= {"weight", "bias"}}
 
 
 def _targets(
@@ -322,6 +319,11 @@ def _to_size(
 
     with guest(model), training_mode(model) if mode == "train" else nullcontext(), torch.no_grad(), rescaling():
         raw_outputs(model, parse_batch(batch, model), outputs)
+    if missing := [name for name in targets if name not in factors]:
+        raise UnmeasurableError(
+            f"Got layer {missing[0]!r}, whose weight is used without calling it, so its output cannot be rescaled. "
+            "Leave it out of layers=."
+        )
     return factors
 
 
@@ -362,6 +364,20 @@ class _Sensitivity:
                 "gradient does not reach it, or its step raises the loss."
             )
         return value
+
+
+def _check_readout(model: nn.Module, structure: Structure, rule: str) -> None:
+    name, module = structure.readout.name, structure.readout.module
+    if structure.tied is not None:
+        raise UnmeasurableError(
+            f"Got a readout that shares its weight with the earlier layer {structure.tied!r}, so neither can be scaled "
+            "alone. Untie them."
+        )
+    if name not in _scalable(model) or (rule != "fsc" and name not in find_layers(model)[0]):
+        raise UnmeasurableError(
+            f"Got the readout {name!r} of type {type(module).__name__}, but expected a linear or convolution layer, "
+            "whose output is proportional to its weight and bias."
+        )
 
 
 def _features(structure: Structure) -> str:

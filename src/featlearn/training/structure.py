@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -42,7 +42,7 @@ class WeightLayer:
         Whether every path from the parameters used so far to the loss passes through its output: not inside a
         residual branch, and not beside parallel branches.
     normalised : bool
-        Whether a normalisation module, and nothing else, reads its output.
+        Whether every path from its output to the loss passes through a normalisation module that reads it.
     """
 
     name: str
@@ -65,11 +65,17 @@ class Structure:
         Mean over the batch.
     last_features : str or None
         The last layer before the readout, if its output is a cut; otherwise the last block whose output is one.
+    tied : str or None
+        The layer whose weight also acts after all others (an embedding that is the readout too), if there is one.
+    unreached : tuple of str
+        Layers with trained weights on which the loss of this batch does not depend.
     """
 
     layers: Mapping[str, WeightLayer]
     loss: float
     last_features: str | None
+    tied: str | None
+    unreached: tuple[str, ...]
 
     @property
     def readout(self) -> WeightLayer:
@@ -98,20 +104,20 @@ def read_structure(
         raise DataError(f"Got mode={mode!r}, but expected 'eval' or 'train'.")
     model = unwrap(model)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad and p.is_floating_point()}
-    with guest(model), training_mode(model) if mode == "train" else nullcontext(), _Calls(model) as calls:
+    with guest(model), training_mode(model) if mode == "train" else nullcontext():
         for parameter in trained.values():
             parameter.requires_grad_(True)
         parsed = parse_batch(batch, model)
-        value = _checked(loss(raw_outputs(model, parsed, outputs), parsed.targets))
+        with _Calls(model) as calls:  # not open in the backward pass, where a checkpoint calls its modules again
+            value = _checked(loss(raw_outputs(model, parsed, outputs), parsed.targets))
         uses = first_uses(value, trained)
         names = list(uses)
-        found = torch.autograd.grad(value, [trained[name] for name in names], retain_graph=True)
+        found = torch.autograd.grad(value, [trained[name] for name in names], retain_graph=True, materialize_grads=True)
         gradients = dict(zip(names, found, strict=True))
         owned = _owned(model, trained, uses)
         if not owned:
             raise ModelError(_DEPENDS_ON_NOTHING)
         cuts = {name: _is_cut(value, trained, uses, edges) for name, edges in calls.edges.items()}
-        readers = _last_readers(value)
         layers = {
             name: WeightLayer(
                 name,
@@ -119,11 +125,17 @@ def read_structure(
                 {key: trained[key] for key in keys},
                 {key: gradients[key] for key in keys},
                 cuts.get(name, False),
-                any(readers.get(place, 0) <= end for place, end in calls.normalised.items() if place in calls.at(name)),
+                calls.only_normalised(name, value),
             )
             for name, keys in owned.items()
         }
-        return Structure(layers, float(value.detach()), _last_features(list(layers), cuts, calls))
+        return Structure(
+            layers,
+            float(value.detach()),
+            _last_features(list(layers), cuts, calls),
+            _tied(value, trained, owned),
+            tuple(dict.fromkeys(_owner(key) for key, p in trained.items() if key not in uses and p.dim() >= 2)),
+        )
 
 
 # --- the forward pass ---------------------------------------------------------------------------------------------
@@ -134,14 +146,14 @@ class _Calls:
 
     def __init__(self, model: nn.Module) -> None:
         self.edges: dict[str, list[GradientEdge]] = {}
-        self.normalised: dict[Place, int] = {}
+        self._normalised: list[tuple[GradientEdge, GradientEdge]] = []
         self._modules = list(model.named_modules())
         self._handles: list[Any] = []
 
     def __enter__(self) -> _Calls:
         for name, module in self._modules:
             self._handles.append(module.register_forward_hook(self._seen(name), prepend=True))
-            if "norm" in type(module).__name__.lower():
+            if _is_norm(module):
                 self._handles.append(module.register_forward_hook(self._read))
         return self
 
@@ -159,33 +171,41 @@ class _Calls:
         return hook
 
     def _read(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if args and isinstance(args[0], Tensor) and args[0].requires_grad:
-            self.normalised[_place(get_gradient_edge(args[0]))] = get_gradient_edge(output).node._sequence_nr()
+        ends = [args[0] if args else None, output]
+        if all(isinstance(end, Tensor) and end.requires_grad for end in ends):
+            self._normalised.append((get_gradient_edge(ends[0]), get_gradient_edge(ends[1])))
 
     def at(self, name: str) -> list[Place]:
         """Places of the module's outputs."""
         return [_place(edge) for edge in self.edges.get(name, ())]
+
+    def only_normalised(self, name: str, root: Tensor) -> bool:
+        """Whether normalisations that read the module's outputs separate these from ``root``."""
+        places = self.at(name)
+        norms = {after.node for before, after in self._normalised if _place(before) in places}
+        return bool(norms) and _reached(root, norms).isdisjoint(edge.node for edge in self.edges[name])
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """By its name, as many are the users' own; what holds layers is none (a block that normalises, then acts)."""
+    inside = (parameter for child in module.children() for parameter in child.parameters())
+    return "norm" in type(module).__name__.lower() and not any(parameter.dim() >= 2 for parameter in inside)
 
 
 def _place(edge: GradientEdge) -> Place:
     return edge.node._sequence_nr(), edge.output_nr
 
 
-def _last_readers(root: Tensor) -> dict[Place, int]:
-    """Place of the last operation that reads each tensor of the graph."""
-    last: dict[Place, int] = {}
-    seen: set[Node] = set()
-    stack = [root.grad_fn] if root.grad_fn is not None else []
+def _reached(root: Tensor, removed: Set[Node]) -> set[Node]:
+    """Nodes of the graph that a path from ``root`` reaches without passing through those removed."""
+    stack = [root.grad_fn] if root.grad_fn is not None and root.grad_fn not in removed else []
+    seen = set(stack)
     while stack:
-        node = stack.pop()
-        for below, number in node.next_functions:
-            if below is not None:
-                place = below._sequence_nr(), number
-                last[place] = max(last.get(place, 0), node._sequence_nr())
-                if below not in seen:
-                    seen.add(below)
-                    stack.append(below)
-    return last
+        for below, _ in stack.pop().next_functions:
+            if below is not None and below not in removed and below not in seen:
+                seen.add(below)
+                stack.append(below)
+    return seen
 
 
 def _checked(value: Any) -> Tensor:
@@ -202,13 +222,21 @@ def _checked(value: Any) -> Tensor:
 # --- order and ownership --------------------------------------------------------------------------------------------
 
 
+def _owner(key: str) -> str:
+    """Name of the module that a parameter acts in; a parametrised weight is made from those of a module below."""
+    return f".{key}".rpartition(".")[0].partition(".parametrizations.")[0].removeprefix(".")
+
+
 def _owned(model: nn.Module, trained: Mapping[str, nn.Parameter], uses: Mapping[str, int]) -> dict[str, list[str]]:
     """Layers in order of execution, and every used parameter to one of them: its own, or the last that ran before."""
     own: dict[str, list[str]] = {}
     for key in (key for key in trained if key in uses):
-        # A parametrised weight is made from parameters of a module below the layer.
-        own.setdefault(key.rpartition(".")[0].partition(".parametrizations.")[0], []).append(key)
-    wide = {name for name, keys in own.items() if any(trained[key].dim() >= 2 for key in keys)}
+        own.setdefault(_owner(key), []).append(key)
+    wide = {
+        name
+        for name, keys in own.items()
+        if any(trained[key].dim() >= 2 for key in keys) and not _is_norm(model.get_submodule(name))
+    }
     # What holds layers is none (a class token, position embeddings), attention excepted.
     holders = {a for a in wide if any(b != a and (not a or b.startswith(f"{a}.")) for b in wide)}
     attention = {name for name in holders if isinstance(model.get_submodule(name), nn.MultiheadAttention)}
@@ -229,18 +257,21 @@ def _is_cut(
     removed = {edge.node for edge in edges}
     last = max(node._sequence_nr() for node in removed)
     names = {id(trained[name]): name for name in uses}
-    seen: set[Node] = set()
-    stack = [root.grad_fn] if root.grad_fn is not None and root.grad_fn not in removed else []
-    while stack:
-        for below, _ in stack.pop().next_functions:
-            if below is None or below in removed or below in seen:
-                continue
-            seen.add(below)
-            name = names.get(id(getattr(below, "variable", None)))
-            if name is not None and uses[name] <= last:
-                return False
-            stack.append(below)
-    return True
+    reached = (names.get(id(getattr(node, "variable", None))) for node in _reached(root, removed))
+    return not any(name is not None and uses[name] <= last for name in reached)
+
+
+def _tied(root: Tensor, trained: Mapping[str, nn.Parameter], owned: Mapping[str, list[str]]) -> str | None:
+    """The layer whose weight acts last, unless it is also the one whose weight is the last to act first."""
+    owners = {id(trained[key]): name for name, keys in owned.items() for key in keys if trained[key].dim() >= 2}
+    last: dict[str, int] = {}
+    for node in _reached(root, set()):
+        for below, _ in node.next_functions:
+            name = owners.get(id(getattr(below, "variable", None)))
+            if name is not None:
+                last[name] = max(last.get(name, 0), node._sequence_nr())
+    found = max(last, key=last.__getitem__)
+    return None if found == list(owned)[-1] else found
 
 
 def _last_features(order: list[str], cuts: Mapping[str, bool], calls: _Calls) -> str | None:

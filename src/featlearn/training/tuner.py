@@ -80,6 +80,10 @@ class FeatureSpeedTuner:
     weights, buffers and optimiser state. The default advice is fixed groups: with sensible budgets the tuner ended with
     a higher loss than they did; from budgets far too large it recovers where they diverge. The cap is there because the
     measured rate, of order loss over squared gradient, grows without bound near a minimum whose loss is not zero.
+    Schedulers that multiply the rates (``ExponentialLR``, ``StepLR``, ``MultiplicativeLR``) combine with the tuner,
+    which moves rates on from where they are. Those that compute them from the first rates (``LambdaLR``,
+    ``OneCycleLR``) overwrite it at their next step, a roll-back's smaller rates too: do not combine them.
+
     Algorithms published for this purpose were not at hand: nothing here is taken from them.
 
     Examples
@@ -117,7 +121,7 @@ class FeatureSpeedTuner:
         outputs: Outputs = "logits",
         mode: Literal["eval", "train"] = "eval",
     ) -> None:
-        for name, whole, least in (("every", every, 1), ("max_rollbacks", max_rollbacks, 0)):
+        for name, whole, least in (("every", every, 1), ("max_rollbacks", max_rollbacks, 1)):
             if isinstance(whole, bool) or not isinstance(whole, int) or whole < least:
                 raise DataError(f"Got {name}={whole!r}, but expected an integer of at least {least}.")
         for name, value in (("max_change", max_change), ("cap", cap), ("rollback", rollback)):
@@ -186,7 +190,9 @@ class FeatureSpeedTuner:
 
     def _tune(self, batch: Any) -> None:
         try:
-            groups = feature_speed_groups(self.model, self.loss, batch, budget=self.budget, **self._measured_by)
+            groups = feature_speed_groups(
+                self.model, self.loss, batch, budget=self.budget, layers=list(self._first), **self._measured_by
+            )
         except FeatlearnError as error:
             self._record(f"not measured: {error}")
             return
@@ -224,6 +230,7 @@ class FeatureSpeedTuner:
             "model": {key: tensor.detach().clone() for key, tensor in self._tensors().items()},
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
             "smoothed": self._smoothed,
+            "best": self._best,
         }
 
     @torch.no_grad()
@@ -231,7 +238,8 @@ class FeatureSpeedTuner:
         for key, tensor in self._tensors().items():
             tensor.copy_(self._snapshot["model"][key])
         self.optimizer.load_state_dict(copy.deepcopy(self._snapshot["optimizer"]))
-        self._smoothed = self._snapshot["smoothed"]
+        # The best as it was then: measured by one found since, the weights put back would count as diverged at once.
+        self._smoothed, self._best = self._snapshot["smoothed"], self._snapshot["best"]
 
     def _tensors(self) -> dict[str, Tensor]:
         return dict(self.model.named_parameters()) | dict(self.model.named_buffers())
