@@ -193,10 +193,8 @@ def choose_batch(
         else:
             inputs = torch.randn(batch_size, *shape, generator=generator(seed, "inputs"))
             outputs = _try(f"--input-shape {input_shape}", partial(_outputs, model, inputs))
-            batch, name = (
-                (inputs, _random_targets(outputs, seed)),
-                f"{batch_size} normal inputs of shape {input_shape}, random targets",
-            )
+            batch = (inputs, _random_targets(outputs, seed))
+            name = f"{batch_size} normal inputs of shape {input_shape}, random targets"
         outputs = _try(f"data that the model cannot process ({name})", partial(_outputs, model, batch))
         _try(
             f"a loss that cannot process the outputs and targets ({name})",

@@ -183,7 +183,8 @@ def coordinate_check(
     for done, (seed, size) in enumerate(plan):
         if progress is not None:
             progress(done, len(plan))
-        with seeded_rng(random_state, "coordinate_check", size, seed):
+        seeded = seeded_rng(random_state, "coordinate_check", size, seed)
+        with seeded, torch.inference_mode(False), torch.enable_grad():
             model = _model(factory, size, mode)
             with_steps = _optimizer(optimizer, model)
             run = _run(model, batch, loss, with_steps, layers, outputs, steps, _Run(over, size, seed))
@@ -251,17 +252,13 @@ def _run(
     parsed = parse_batch(batch, model)
     step = 0
     try:
-        with torch.inference_mode(False), torch.enable_grad():
-            watched = watch_training(model, chosen, others, parsed, loss, outputs, optimizer, steps)
-            for step, (seen, last) in enumerate(watched):
-                _check_ran(taken if explicit else set(), seen)
-                run.records += [
-                    CoordinateRecord(
-                        size=run.size, seed=run.seed, step=step, layer=label, name=name, **vars(seen[name])
-                    )
-                    for label, name in run.compared_as(list(seen), last).items()
-                ]
-                step += 1
+        watched = watch_training(model, chosen, others, parsed, loss, outputs, optimizer, steps)
+        for seen, last in watched:
+            _check_ran(taken if explicit else set(), seen)
+            for label, name in run.compared_as(list(seen), last).items():
+                place: dict[str, Any] = {"size": run.size, "seed": run.seed, "step": step, "layer": label, "name": name}
+                run.records.append(CoordinateRecord(**place, **vars(seen[name])))
+            step += 1
     except Diverged as stop:
         run.failure = RunFailure(size=run.size, seed=run.seed, step=step, reason=str(stop))
     return run
