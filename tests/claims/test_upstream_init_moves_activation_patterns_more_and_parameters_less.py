@@ -2,8 +2,8 @@
 
 Published (abstract of arXiv 2406.06158): in nonlinear networks upstream initialisation can accelerate feature learning.
 The task is this package's: 20 ReLU units in pairs of opposite sign (the output starts at zero), a teacher of 3, 200
-points on the sphere in 20 dimensions, trained to zero loss. Above delta = .3 the pattern change saturates, so only up to
-there is it asked to rise in every seed. The test loss is not monotone in delta and no part of the claim.
+points on the sphere in 20 dimensions, trained to zero loss. Above delta = .3 the pattern change saturates, so only up
+to there is it asked to rise in every seed. The test loss is not monotone in delta and no part of the claim.
 """
 
 from __future__ import annotations

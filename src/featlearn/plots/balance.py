@@ -43,7 +43,7 @@ def plot_layer_balance(result: Mapping[str, Any], ax: Axes | None = None) -> Axe
     if min(*before, *after) > 0:
         ax.set_yscale("log")
     ax.set_ylabel(label)
-    _name(ax, [layer["name"] for layer in layers])
+    _name(ax, [layer["name"] for layer in layers], "layers")
     ax.legend(fontsize=8, frameon=False)
     return ax
 
@@ -72,7 +72,7 @@ def plot_balance(result: Mapping[str, Any], ax: Axes | None = None) -> Axes:
         ax.legend(fontsize=8, frameon=False)
     ax.set_ylim(-1.05, 1.05)
     ax.set_ylabel("downstream  < 0 <  upstream")
-    _name(ax, [f"{pair['first']} | {pair['second']}" for pair in pairs])
+    _name(ax, [f"{pair['first']} | {pair['second']}" for pair in pairs], "pairs of layers")
     return ax
 
 
@@ -82,9 +82,8 @@ def _axes(ax: Axes | None, count: int) -> Axes:
     return plt.subplots(figsize=(min(3.6 + 0.3 * count, 9.0), 3.6), layout="constrained")[1]
 
 
-def _name(ax: Axes, names: Sequence[str]) -> None:
+def _name(ax: Axes, names: Sequence[str], what: str) -> None:
     if len(names) <= _MOST_NAMES:
-        ax.set_xticks(range(len(names)), names, rotation=45 if max(map(len, names)) > 3 else 0, ha="center")
-        if max(map(len, names)) > 3:
-            ax.set_xticks(range(len(names)), names, rotation=45, ha="right")
-    ax.set_xlabel("layer, from the input to the output")
+        turned = max(map(len, names)) > 5
+        ax.set_xticks(range(len(names)), names, rotation=45 if turned else 0, ha="right" if turned else "center")
+    ax.set_xlabel(f"{what}, from the input to the output")
