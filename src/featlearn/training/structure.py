@@ -111,6 +111,8 @@ def read_structure(
         with _Calls(model) as calls:  # not open in the backward pass, where a checkpoint calls its modules again
             value = _checked(loss(raw_outputs(model, parsed, outputs), parsed.targets))
         uses = first_uses(value, trained)
+        if not uses:
+            raise ModelError(_DEPENDS_ON_NOTHING)
         names = list(uses)
         found = torch.autograd.grad(value, [trained[name] for name in names], retain_graph=True, materialize_grads=True)
         gradients = dict(zip(names, found, strict=True))
