@@ -69,7 +69,7 @@ def plot_balance(result: Mapping[str, Any], ax: Axes | None = None) -> Axes:
     known = [(i, pair["matrix"]) for i, pair in enumerate(pairs) if pair["matrix"] is not None]
     if known:
         ax.plot(*zip(*known, strict=True), "D", color=CENTERED, markersize=6, label="matrices, at most 1")
-        ax.legend(fontsize=8, frameon=False)
+        ax.legend(loc="lower left", fontsize=8, frameon=False)
     ax.set_ylim(-1.05, 1.05)
     ax.set_ylabel("downstream  < 0 <  upstream")
     _name(ax, [f"{pair['first']} | {pair['second']}" for pair in pairs], "pairs of layers")
