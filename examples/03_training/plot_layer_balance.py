@@ -180,8 +180,8 @@ plt.show()
 #   layer is 16 times larger upstream than downstream, and that of the last 16 times smaller: four times the tilt in the
 #   exponent.
 # - **Training keeps the order.** Upstream the first layer changes by .63 of its norm and the last by .03; downstream by
-#   .18 and .51. At this one rate upstream also needs half the steps (183 against about 390). That is no verdict on the best
-#   rate of each, which was not searched, and the training loss is no measure of features.
+#   .18 and .51. At this one rate upstream also needs half the steps (183 against about 390). That is no verdict
+#   on the best rate of each, which was not searched, and the training loss is no measure of features.
 # - **Two layers.** From :math:`\delta = -1` to .3 more and more activation patterns change (.14 to .47), and then no
 #   more; the parameters travel a shorter and shorter way, 2.8 to .8. The test loss is worst far downstream and not
 #   monotone in :math:`\delta`: with other seeds its minimum moves.
