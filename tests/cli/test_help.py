@@ -24,6 +24,7 @@ print(json.dumps({"code": code, "loaded": sorted(sys.modules)}))
         ["measure", "--help"],
         ["fit", "--help"],
         ["predict", "-h"],
+        ["coordinate-check", "--help"],
         ["demo", "-h"],
         ["doctor", "--help"],
         ["--version"],
@@ -52,6 +53,8 @@ def test_help_and_version(featlearn) -> None:
     from featlearn import __version__
 
     outcome = featlearn("--help")
-    assert [name for name in ("measure", "fit", "predict", "demo", "doctor") if name not in outcome.out] == []
+    assert [
+        name for name in ("measure", "fit", "predict", "coordinate-check", "demo", "doctor") if name not in outcome.out
+    ] == []
     assert "..." not in outcome.out.split("Commands:")[1]  # no summary is cut
     assert featlearn("--version").out == f"featlearn {__version__}\n"

@@ -60,7 +60,7 @@ def coordinate_check(  # one parameter an option: typer reads the command line f
     quiet: Annotated[bool, Option("--quiet", "-q", help="No table, no progress bar.")] = False,
     traceback: Annotated[bool, Option("--traceback", help="Show the traceback of an error.")] = False,
 ) -> int:
-    """Check that training behaves alike at every width, or depth.
+    """Check that training carries to other widths or depths.
 
     Trains a model of each size for a few steps and fits power laws in size to each layer's features, their change, and
     the angle between features and gradients. Exit code 0: all flat; 6: something depends on size; 7: undecided.

@@ -21,7 +21,7 @@ def demo(
     quiet: Annotated[bool, Option("--quiet", "-q", help="No progress bar.")] = False,
     traceback: Annotated[bool, Option("--traceback", help="Show the traceback of an error.")] = False,
 ) -> int:
-    """Train a small CNN on bundled images, show what it learned.
+    """Train a small CNN on images, show what it learned.
 
     Trains on 4,000 images of Fashion-MNIST, follows the features along the way, measures them on 1,000 unseen images
     before and after, prints what was found and writes the report. Then a fixed convolutional kernel, ConvRFM, Deep
