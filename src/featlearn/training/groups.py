@@ -10,6 +10,7 @@ import fnmatch
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import median
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..agop.batches import Outputs
-from ..agop.feature_speed import feature_speed
+from ..agop.feature_speed import FeatureSpeed, feature_speed
 from ..agop.finding import unwrap
 from ..exceptions import DataError, FeatlearnWarning, UnmeasurableError
 from .structure import Loss, Structure, WeightLayer, read_structure
@@ -100,7 +101,8 @@ def feature_speed_groups(
     Warns
     -----
     FeatlearnWarning
-        A rate was cut by ``max_ratio``, naming the layer.
+        A rate was cut by ``max_ratio``, or no budget holds for a layer that returns several tensors (a recurrent one);
+        both name the layer.
 
     Notes
     -----
@@ -134,11 +136,9 @@ def feature_speed_groups(
     update = {key: -rates[name] * step for name in chosen for key, step in steps[name].items()}
     limits = []
     if budget is not None:
-        speed = feature_speed(model, loss, batch, update=update, outputs=outputs, mode=mode, finite=False)
-        free = _outermost(unwrap(model), structure)
-        changes = [layer.relative_change for layer in speed.layers.values() if layer.name not in free]
-        changes = [change for change in changes if math.isfinite(change)]
-        limits += [budget / change for change in changes if change > 0]
+        measure = partial(feature_speed, model, loss, batch, update=update, outputs=outputs, mode=mode, finite=False)
+        changes = _changes(unwrap(model), structure, measure)
+        limits += [budget / change for change in changes if math.isfinite(change) and change > 0]
     if max_decay is not None and structure.loss > 0:
         limits.append(max_decay * structure.loss)
     if not limits:
@@ -193,6 +193,45 @@ def equal_decay(
     return rates
 
 
+# --- the budget -----------------------------------------------------------------------------------------------------
+
+
+def _changes(model: nn.Module, structure: Structure, measure: Callable[..., FeatureSpeed]) -> list[float]:
+    """Relative change of every output that has a budget."""
+    free = _outermost(model, structure)
+    speeds = dict(measure().layers)
+    # Attention is measured by its parts, an adapter with the layer that it sits in.
+    missing = [
+        layer
+        for name, layer in structure.layers.items()
+        if name not in free
+        and not any(f"{seen}.".startswith(f"{name}.") or f"{name}.".startswith(f"{seen}.") for seen in speeds)
+    ]
+    for layer in missing:
+        if not layer.returns_tensor:
+            warnings.warn(
+                f"No budget limits layer {layer.name!r}, whose output cannot be measured: a "
+                f"{type(layer.module).__name__} returns several tensors, or is not called.",
+                FeatlearnWarning,
+                stacklevel=3,
+            )
+    if named := [layer.name for layer in missing if layer.returns_tensor]:
+        speeds |= measure(layers=named).layers
+    return [speed.relative_change for name, speed in speeds.items() if name not in free]
+
+
+def _outermost(model: nn.Module, structure: Structure) -> set[str]:
+    """What has no budget: the readout, or modules that read out with a weight that also embeds the inputs."""
+    if structure.tied is None:
+        return {structure.readout.name}
+    weights = {id(parameter) for parameter in structure.layers[structure.tied].module.parameters(recurse=False)}
+    return {
+        name
+        for name, module in model.named_modules()
+        if name != structure.tied and any(id(own) in weights for own in module.parameters(recurse=False))
+    }
+
+
 # --- directions -----------------------------------------------------------------------------------------------------
 
 
@@ -203,10 +242,10 @@ def _normalised(gradient: Tensor) -> Tensor:
 def _orthogonal(gradient: Tensor) -> Tensor:
     if gradient.dim() < 2:
         return gradient.sign()
-    matrix = gradient.flatten(1)
+    matrix = gradient.flatten(1).to(torch.promote_types(gradient.dtype, torch.float32))
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
     kept = s > s.amax() * max(matrix.shape) * torch.finfo(s.dtype).eps  # no direction where there is no gradient
-    return ((u * kept) @ vh).view_as(gradient)
+    return ((u * kept) @ vh).view_as(gradient).to(gradient)
 
 
 _DIRECTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -255,18 +294,6 @@ def _chosen(structure: Structure, layers: str | Sequence[str]) -> dict[str, Weig
         name: layer
         for name, layer in structure.layers.items()
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted)
-    }
-
-
-def _outermost(model: nn.Module, structure: Structure) -> set[str]:
-    """What has no budget: the readout, or modules that read out with a weight that also embeds the inputs."""
-    if structure.tied is None:
-        return {structure.readout.name}
-    weights = {id(parameter) for parameter in structure.layers[structure.tied].module.parameters(recurse=False)}
-    return {
-        name
-        for name, module in model.named_modules()
-        if name != structure.tied and any(id(own) in weights for own in module.parameters(recurse=False))
     }
 
 

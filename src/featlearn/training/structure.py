@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
-from ..agop.batches import Outputs, parse_batch, raw_outputs
+from ..agop.batches import Outputs, check_outputs, parse_batch, raw_outputs
 from ..agop.finding import unwrap
 from ..agop.parameter_order import first_uses
 from ..agop.taps import guest, training_mode
@@ -41,6 +41,8 @@ class WeightLayer:
     is_cut : bool
         Whether every path from the parameters used so far to the loss passes through its output: not inside a
         residual branch, and not beside parallel branches.
+    returns_tensor : bool
+        Whether it is called and returns one tensor, not several.
     normalised : bool
         Whether every path from its output to the loss passes through a normalisation module that reads it.
     """
@@ -50,6 +52,7 @@ class WeightLayer:
     parameters: Mapping[str, nn.Parameter]
     gradients: Mapping[str, Tensor]
     is_cut: bool
+    returns_tensor: bool
     normalised: bool
 
 
@@ -102,6 +105,7 @@ def read_structure(
     """
     if mode not in ("eval", "train"):
         raise DataError(f"Got mode={mode!r}, but expected 'eval' or 'train'.")
+    check_outputs(outputs)
     model = unwrap(model)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad and p.is_floating_point()}
     with guest(model), training_mode(model) if mode == "train" else nullcontext():
@@ -127,6 +131,7 @@ def read_structure(
                 {key: trained[key] for key in keys},
                 {key: gradients[key] for key in keys},
                 cuts.get(name, False),
+                name in calls.edges and name not in calls.several,
                 calls.only_normalised(name, value),
             )
             for name, keys in owned.items()
@@ -148,6 +153,7 @@ class _Calls:
 
     def __init__(self, model: nn.Module) -> None:
         self.edges: dict[str, list[GradientEdge]] = {}
+        self.several: set[str] = set()
         self._normalised: list[tuple[GradientEdge, GradientEdge]] = []
         self._modules = list(model.named_modules())
         self._handles: list[Any] = []
@@ -166,6 +172,8 @@ class _Calls:
     def _seen(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             first = output[0] if isinstance(output, tuple) and output else output
+            if first is not output:
+                self.several.add(name)
             if isinstance(first, Tensor) and first.requires_grad:
                 # Taken here: an in-place activation that comes next gives the tensor another place in the graph.
                 self.edges.setdefault(name, []).append(get_gradient_edge(first))
