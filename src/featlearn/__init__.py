@@ -2,7 +2,7 @@
 
 How much, and where, does my network learn features?
     One call on any torch model gives one report: ``measure_features``, ``FeatureReport``, ``LayerReport``.
-    Along training: ``FeatureTracker``.
+    Along training: ``FeatureTracker``. Before it, from inputs and labels alone: ``early_alignment``.
     From a checkpoint to a reference: ``lazy_rich``, ``kernel_drift``. Of the last features: ``neural_collapse``.
     Of one loss: ``canonical_relations``, ``feature_speed``.
     The matrices themselves: ``agop_of_module``, ``agop_of_function``, ``patch_agop``.
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .machines.tree import RFMTreeClassifier, RFMTreeRegressor
     from .measure.collapse import neural_collapse
     from .measure.drift import kernel_drift, lazy_rich
+    from .measure.early import early_alignment
     from .measure.features import measure_features
     from .measure.relations import canonical_relations
     from .measure.results import FeatureReport, LayerReport
@@ -68,6 +69,7 @@ __all__ = [
     "kernel_drift",
     "neural_collapse",
     "canonical_relations",
+    "early_alignment",
     "feature_speed",
     "agop_of_module",
     "agop_of_function",
@@ -117,6 +119,7 @@ _HOME = {
     "kernel_drift": "measure.drift",
     "neural_collapse": "measure.collapse",
     "canonical_relations": "measure.relations",
+    "early_alignment": "measure.early",
     "feature_speed": "agop.feature_speed",
     "agop_of_module": "agop.of_module",
     "agop_of_function": "agop.definition",

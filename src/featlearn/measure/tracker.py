@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,8 +19,12 @@ from .measurement import Options, run_measurement
 from .results import FeatureReport
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+    from .early_results import EarlyAlignment
 
 __all__ = ["FeatureTracker"]
 
@@ -202,6 +206,39 @@ class FeatureTracker:
         from ..plots.tracking import plot_history
 
         return plot_history(self.frame(), quantity, ax=ax)
+
+    def plot_explained(
+        self,
+        early: Mapping[str, EarlyAlignment] | None = None,
+        *,
+        layers: Sequence[str] | None = None,
+        axes: Any = None,
+    ) -> NDArray[np.object_]:
+        """Three panels a layer: prediction against measurement, initial and learned parts, and the two factors.
+
+        Parameters
+        ----------
+        early : mapping of str to EarlyAlignment, optional
+            :func:`featlearn.early_alignment` by layer: where the centred ansatz should start. With ``loss=`` the
+            tracker itself knows the exact start.
+        layers : sequence of str, optional
+            Which; the first four when not given.
+        axes : array of Axes of shape (layers, 3), optional
+            Drawn into; by default a new figure.
+
+        Returns
+        -------
+        array of Axes of shape (layers, 3)
+
+        Notes
+        -----
+        The factors need a tracker with ``spectra=True``; without, the plain cosine of weights and kernel is shown.
+        """
+        from ..plots.explained import plot_explained
+
+        statistic = self._options.get("statistic", "pearson")
+        predicted = {name: float(getattr(found, statistic)) for name, found in (early or {}).items()}
+        return plot_explained(self.frame(), predicted, layers=layers, axes=axes)
 
     def to_html(self, path: str | PathLike[str], *, image_shape: tuple[int, ...] | None = None) -> None:
         """Write the page of the last report, with the curves of all of them."""

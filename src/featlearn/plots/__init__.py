@@ -1,7 +1,8 @@
 """Figures of results, drawn with matplotlib from plain dictionaries.
 
 ``plot_feature_report``, ``plot_centered``, ``plot_spectra`` and ``plot_directions`` draw ``FeatureReport.to_dict()``;
-``plot_history`` draws what a ``FeatureTracker`` recorded; ``plot_grokking`` a ``GrokkingResult``, ``plot_deep_rfm`` a
+``plot_history`` draws what a ``FeatureTracker`` recorded, ``plot_explained`` where that comes from, ``plot_early`` an
+``EarlyAlignment``; ``plot_grokking`` a ``GrokkingResult``, ``plot_deep_rfm`` a
 ``DeepRFMResult``. ``plot_machine`` and its parts ``plot_importances``, ``plot_scree`` and ``plot_selection`` draw
 ``to_dict()`` of a fitted machine, and of its selection; ``plot_tree`` that of a tree. ``plot_filters`` draws
 ``EdgeReport.to_dict()``, ``plot_saliency`` images and where a machine looks on them, ``plot_deep_conv_rfm`` a deep
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .coordinates import plot_coordinates
     from .deep_rfm import plot_deep_rfm
+    from .explained import plot_early, plot_explained
     from .features import plot_centered, plot_directions, plot_feature_report, plot_spectra
     from .filters import plot_deep_conv_rfm, plot_filters, plot_saliency
     from .grokking import plot_grokking
@@ -30,6 +32,8 @@ __all__ = [
     "plot_deep_conv_rfm",
     "plot_deep_rfm",
     "plot_directions",
+    "plot_early",
+    "plot_explained",
     "plot_feature_report",
     "plot_filters",
     "plot_grokking",
@@ -49,6 +53,8 @@ _HOME = {
     "plot_deep_conv_rfm": "filters",
     "plot_deep_rfm": "deep_rfm",
     "plot_directions": "features",
+    "plot_early": "explained",
+    "plot_explained": "explained",
     "plot_feature_report": "features",
     "plot_filters": "filters",
     "plot_grokking": "grokking",
