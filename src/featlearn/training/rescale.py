@@ -306,7 +306,7 @@ def _to_size(
         def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
             if name in factors:  # a later call of the same module: its weights are rescaled already
                 return None
-            found = float(output.float().square().mean().sqrt())
+            found = float(output.to(torch.promote_types(output.dtype, torch.float32)).square().mean().sqrt())
             if not (math.isfinite(found) and found > 0):
                 raise UnmeasurableError(
                     f"Got an output of rms {found:.3g} in layer {name!r}, which cannot be rescaled."
