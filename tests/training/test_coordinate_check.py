@@ -251,6 +251,25 @@ def test_embeddings_and_layers_that_run_twice_are_measured():
     assert np.isfinite(result.records().query("step > 0")["cos_theta"]).all()
 
 
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_transformers_with_dropout_are_measured(mode):
+    class Transformer(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.table, self.out = nn.Embedding(7, width), nn.Linear(width, 1)
+            self.block = nn.TransformerEncoderLayer(width, 2, width, dropout=0.3, batch_first=True)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.out(self.block(self.table(tokens)).mean(dim=1))
+
+    tokens = torch.arange(48).reshape(12, 4) % 7
+    result = check(lambda width: Transformer(width).double(), batch=(tokens, Y), seeds=1, mode=mode)
+    layers = list(dict.fromkeys(result.records()["layer"]))
+    attention = [f"block.self_attn.{part}" for part in ("q", "k", "v", "out_proj")]
+    assert layers == ["table", *attention, "block.linear1", "block.linear2", "out"]
+    assert np.isfinite(result.records().query("step > 0")["cos_theta"]).all()
+
+
 def test_a_frozen_first_layer_is_not_judged():
     def factory(width: int) -> nn.Module:
         net = mlp(width)

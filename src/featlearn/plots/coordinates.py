@@ -78,10 +78,9 @@ def _panel(ax: Axes, result: Mapping[str, Any], quantity: str) -> None:
     _leave_room(ax)
     if slopes:
         legend = ax.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), handlelength=1.8)
-        legend.set_title(f"slope in {result['over']} (dashed: not judged)", prop=FontProperties(size=8))
-    if len(named) < len(slopes):
-        rest = f"{len(slopes) - len(named)} more layers"
-        ax.text(0.99, 0.01, rest, transform=ax.transAxes, fontsize=7, color=MUTED, ha="right")
+        rest = f"; {len(slopes) - len(named)} layers unnamed" if len(named) < len(slopes) else ""
+        title = f"slope in {result['over']} (dashed: not judged{rest})"
+        legend.set_title(title, prop=FontProperties(size=8))
     for failure in {failure["size"] for failure in result["failures"]}:
         ax.axvline(failure, color=COMPARISON, linewidth=0.8, linestyle=":")
         ax.text(failure, 0.98, " not finite", transform=ax.get_xaxis_transform(), fontsize=7, color=MUTED, va="top")

@@ -114,7 +114,7 @@ def coordinate_check(
     mode : "train" or "eval"
         Mode of dropout and normalisation. A new model's running statistics say nothing of its features, so the default
         is the mode in which models are trained. All passes of a run draw the same random numbers: dropout keeps its
-        masks, and what changes is the work of the optimiser.
+        masks, and what changes is the work of the optimiser. Dropout inside ``nn.MultiheadAttention`` is off.
     random_state : int, default 0
         Seed of all runs. The caller's generators are not advanced.
     progress : callable, optional
@@ -283,7 +283,11 @@ def _model(factory: Callable[[int], nn.Module], size: int, mode: Mode) -> nn.Mod
     model = factory(size)
     if not isinstance(model, nn.Module):
         raise ModelError(f"Got {type(model).__name__} from factory({size}), but expected a torch.nn.Module.")
-    return unwrap(model).train(mode == "train")
+    model = unwrap(model).train(mode == "train")
+    for module in model.modules():
+        if isinstance(module, nn.MultiheadAttention):
+            module.eval()  # its projections are seen by computing it again, which cannot draw the same masks
+    return model
 
 
 def _optimizer(optimizer: Callable[[nn.Module], torch.optim.Optimizer], model: nn.Module) -> torch.optim.Optimizer:

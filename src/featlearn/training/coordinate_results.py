@@ -24,6 +24,7 @@ QUANTITIES = {
     "feature_change_rms": "change of features",
     "cos_theta": "angle",
 }
+_MOST_NAMED = 6  # in a sentence; the table has all
 _SHOWN = {
     "width": "The readout is shown, not judged: under muP its output starts at width^(-1/2), and from a readout that "
     "starts at zero it is not flat after the first step.",
@@ -168,16 +169,20 @@ class CoordinateCheck:
         lines += self._failed()
         judged = [slope for slope in self.slopes if slope.judged and math.isfinite(slope.slope)]
         for verdict, opening in (("depends", "Not flat"), ("undecided", "Interval across the tolerance")):
-            found = [_in_words(slope) for slope in judged if slope.verdict == verdict]
+            found = [slope for slope in judged if slope.verdict == verdict]
+            steepest = sorted(found, key=lambda slope: -abs(slope.slope))[:_MOST_NAMED]
+            rest = f"; and {len(found) - _MOST_NAMED} less steep" if len(found) > _MOST_NAMED else ""
             if found:
-                lines.append(f"{opening}: {'; '.join(found)}.")
+                lines.append(f"{opening}: {'; '.join(_in_words(slope) for slope in steepest)}{rest}.")
         if self.passed is None:
             lines.append(f"More seeds, or {self.over}s over a longer range, narrow the intervals.")
         notes: dict[str, list[str]] = {}
         for slope in self.slopes:
             if slope.note:
                 notes.setdefault(slope.note, []).append(f"{QUANTITIES[slope.quantity]} of {slope.layer!r}")
-        lines += [f"Note: {', '.join(names)}: {note}." for note, names in notes.items()]
+        for note, names in notes.items():
+            rest = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+            lines.append(f"Note: {', '.join(names[:_MOST_NAMED])}{rest}: {note}.")
         if self.readout is not None:
             lines.append(_SHOWN[self.over])
         return "\n".join(lines)
