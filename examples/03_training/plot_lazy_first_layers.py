@@ -135,7 +135,9 @@ def run(name, rate, seed):
 
 rows = []
 for name, (_, rates) in remedies.items():
-    chosen = max(rates, key=lambda rate: accuracy(run(name, rate, seed=0)[0], X_held, y_held)) if rates[1:] else rates[0]
+    chosen = (
+        max(rates, key=lambda rate: accuracy(run(name, rate, seed=0)[0], X_held, y_held)) if rates[1:] else rates[0]
+    )
     for seed in (1, 2):
         net, start = run(name, chosen, seed)
         report = measure_features(net, batches, probes=4)

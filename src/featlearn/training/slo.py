@@ -91,8 +91,8 @@ class SLO(torch.optim.Optimizer):
 
     References
     ----------
-    Beaglehole, Mitliagkas and Agarwala, "Feature learning as alignment", arXiv 2402.05271: exponent 1, one chosen layer
-    at C and all others at 1/C. The other exponents, ``relative`` and the "update" route are this library's.
+    Beaglehole, Mitliagkas and Agarwala, arXiv 2402.05271, propose SLO; exponent 1 with one layer at C and all others at
+    1/C is what released code does. The other exponents, ``relative`` and the "update" route are this library's.
 
     Examples
     --------
