@@ -374,7 +374,7 @@ def test_sizes_close_together_are_warned_of():
         ({"optimizer": lambda net: torch.optim.LBFGS(net.parameters())}, DataError, "LBFGS"),
         ({"loss": None}, DataError, "loss of type NoneType"),
         ({"loss": lambda outputs, targets: outputs}, DataError, r"loss of shape \(12, 1\)"),
-        ({"loss": lambda outputs, targets: outputs.detach().mean()}, DataError, "without a gradient"),
+        ({"loss": lambda outputs, targets: outputs.detach().mean()}, DataError, "does not depend on the outputs"),
         ({"batch": None}, DataError, "batch=None"),
         ({"batch": X, "loss": functional.mse_loss}, DataError, "without targets"),
         ({"batch": (X / 0, Y)}, DataError, "not finite"),

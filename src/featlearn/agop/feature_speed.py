@@ -27,7 +27,8 @@ from ..exceptions import DataError, FeatlearnWarning, UnmeasurableError
 from .batches import Batch, Outputs, parse_batch
 from .finding import find_layers, resolve_layers, unwrap
 from .layers import Layer, LayerRule, Rows
-from .speed_pass import Loss, Method, SpeedPass, speed_pass
+from .losses import Loss
+from .speed_pass import Method, SpeedPass, speed_pass
 from .speed_results import FeatureSpeed, LayerSpeed, layer_speed
 from .taps import guest, training_mode
 from .updates import Update, canonical_names, check_update, update_name

@@ -14,7 +14,7 @@ from torch import nn
 from ..exceptions import ModelError, UnmeasurableError
 from .layers import REFUSED, Layer, Rows, refusal, rules_of
 
-__all__ = ["find_layers", "resolve_layers", "unwrap"]
+__all__ = ["find_layers", "resolve_layers", "unwrap", "without_wrappers"]
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -26,12 +26,7 @@ def unwrap(model: nn.Module) -> nn.Module:
         For what is no module, a ScriptModule, and parameters that are sharded over processes, lazy, without numbers,
         or made under ``torch.inference_mode``.
     """
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"Got {type(model).__name__}, but expected a torch.nn.Module. Pass the model itself.")
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while isinstance(model, wrappers) or hasattr(model, "_orig_mod"):
-        inner: Any = model.module if isinstance(model, wrappers) else model._orig_mod
-        model = inner
+    model = without_wrappers(model)
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise ModelError(
@@ -54,6 +49,23 @@ def unwrap(model: nn.Module) -> nn.Module:
             )
         if type(parameter.data).__name__ == "DTensor":
             raise ModelError(f"Got the sharded parameter {name!r}. Gather the full parameters first.")
+    return model
+
+
+def without_wrappers(model: nn.Module) -> nn.Module:
+    """The module inside DataParallel, DistributedDataParallel and ``torch.compile``, whatever its parameters are.
+
+    Raises
+    ------
+    ModelError
+        For what is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"Got {type(model).__name__}, but expected a torch.nn.Module. Pass the model itself.")
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while isinstance(model, wrappers) or hasattr(model, "_orig_mod"):
+        inner: Any = model.module if isinstance(model, wrappers) else model._orig_mod
+        model = inner
     return model
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
-from ..exceptions import DataError, ModelError, UnmeasurableError
+from ..exceptions import ModelError, UnmeasurableError
 from .batches import Batch, Outputs
 from .first_order import Call, central_differences, finite_change, forward_mode
 from .layers import Layer
+from .losses import Loss, checked_loss
 from .parameter_order import attached_parameters, first_uses, inner, own_decay
 from .taps import Tapped, Taps
 from .updates import Update, parameter_update
 
-__all__ = ["LayerSums", "Loss", "Method", "SpeedPass", "speed_pass"]
+__all__ = ["LayerSums", "Method", "SpeedPass", "speed_pass"]
 
-Loss = Callable[[Tensor, Any], Tensor]
 Method = Literal["auto", "forward", "central"]
 
 
@@ -184,7 +184,7 @@ def _pull(
             raise ModelError("Got outputs that depend on no trained parameter. Check requires_grad and outputs=.")
         calls, unseen = list(taps.calls), dict(taps.unseen)
         top = get_gradient_edge(result)
-        value = _loss_value(loss, result, batch.targets)
+        value = checked_loss(loss(result, batch.targets))
         uses = first_uses(value, parameters)
         edges = {id(call.edge): call.edge for call in calls}
         found = _grad(value, [*edges.values(), top, *parameters.values()])
@@ -234,18 +234,6 @@ def _by_call(
             sums[name].backward += inner(backward[name, numbers[name]], backward[name, numbers[name]])
         numbers[name] += 1
     return backward
-
-
-def _loss_value(loss: Loss, result: Tensor, targets: Any) -> Tensor:
-    value = loss(result, targets)
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise DataError(f"Got a loss of {got}, but expected one number: the mean over the batch.")
-    if not value.isfinite().all():
-        raise DataError(f"Got loss={float(value.detach())}, but expected a finite number. Check the targets.")
-    if not value.requires_grad:
-        raise DataError("Got a loss without a gradient. Compute it from the outputs with differentiable operations.")
-    return value.reshape(())
 
 
 def _grad(value: Tensor, inputs: Sequence[Any]) -> tuple[Tensor | None, ...]:

@@ -10,9 +10,9 @@ from torch import nn
 
 from ..agop.batches import Outputs
 from ..agop.layers import Rows
+from ..agop.losses import Loss
 from ..agop.probes import Probes
 from ..exceptions import FeatlearnWarning
-from .lossside import Loss
 from .measurement import MeasurementInterrupted, Options, Progress, run_measurement
 from .results import FeatureReport
 

@@ -7,7 +7,7 @@ With ``g[i, p] = n_b dL/dh[i, p]`` (the gradient of sample i's own loss), :math:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,14 +19,13 @@ from torch.nn.utils import parametrize
 from ..agop.accumulate import TangentKernel, accumulation_dtype
 from ..agop.batches import Batch, Outputs, raw_outputs
 from ..agop.layers import LORA, Layer
+from ..agop.losses import Loss, checked_loss
 from ..agop.taps import Taps
 from ..distributed.reduce import all_gather, all_reduce_sum
 from ..exceptions import DataError
 from .coordinates import combine
 
-__all__ = ["RELATIONS", "Loss", "LossSide", "check_loss", "fact"]
-
-Loss = Callable[[Any, Any], Tensor]
+__all__ = ["RELATIONS", "LossSide", "check_loss", "fact"]
 
 NAN = float("nan")
 WIDEST_INPUT = 2048  # inputs of one group up to which their second moment (d x d) is kept
@@ -173,17 +172,7 @@ class LossSide:
             raise DataError(
                 "Got loss= and a batch without targets. Pass (inputs, targets), or a mapping with 'labels'."
             )
-        value = self.loss(outputs, batch.targets)
-        if not isinstance(value, Tensor) or value.numel() != 1:
-            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise DataError(f"Got a loss of {got}, but expected one number: the mean over the batch.")
-        if not bool(value.isfinite().all()):
-            raise DataError(f"Got a loss of {float(value.detach())}, but expected a finite number.")
-        if not value.requires_grad:
-            raise DataError(
-                "Got a loss that does not depend on the outputs through autograd. Do not detach them in it."
-            )
-        return value
+        return checked_loss(self.loss(outputs, batch.targets))
 
     def _moment(self, layer: Layer, kind: str, size: int, like: Tensor) -> Moment:
         moments = self.moments[layer.name]

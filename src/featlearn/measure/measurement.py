@@ -15,6 +15,7 @@ from ..agop.batches import Batch, Outputs, check_batches, count_batches, parse_b
 from ..agop.feature_speed import speed_of_layers
 from ..agop.finding import find_layers, resolve_layers, unwrap
 from ..agop.layers import Rows
+from ..agop.losses import Loss
 from ..agop.of_module import ModuleAGOP
 from ..agop.probes import Probes, check_probes
 from ..agop.taps import guest
@@ -25,7 +26,7 @@ from .collapse import CollapseAccumulator, NeuralCollapse
 from .drift import KernelDrift, LazyRich, kernel_drift, lazy_rich
 from .last_features import LastFeatures, class_labels
 from .layer_report import Evidence, Style, report_layer
-from .lossside import Loss, LossSide, check_loss
+from .lossside import LossSide, check_loss
 from .provenance import describe_loss, fingerprint_of_data, fingerprint_of_weights, now, versions
 from .reference import covers_model, describe_reference, reference_weights
 from .results import FeatureReport

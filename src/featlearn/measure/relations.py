@@ -12,10 +12,11 @@ from torch import nn
 from ..agop.batches import Outputs, check_batches, parse_batch
 from ..agop.finding import resolve_layers, unwrap
 from ..agop.layers import Rows
+from ..agop.losses import Loss
 from ..agop.taps import guest
 from ..exceptions import DataError
 from .alignment import check_statistic
-from .lossside import RELATIONS, Loss, LossSide, check_loss
+from .lossside import RELATIONS, LossSide, check_loss
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,14 +6,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from ..exceptions import DataError
 from .palette import COMPARISON, MUTED, layer_colors
+from .panels import panels
 
 __all__ = ["plot_coordinates"]
 
@@ -47,12 +46,7 @@ def plot_coordinates(result: Mapping[str, Any], ax: Axes | Iterable[Axes] | None
     DataError
         Another number of Axes.
     """
-    if ax is None:
-        axes = list(plt.subplots(1, 3, figsize=(13.5, 4.8), layout="constrained")[1])
-    else:
-        axes = [ax] if isinstance(ax, Axes) else list(ax)
-    if len(axes) not in (1, 3):
-        raise DataError(f"Got {len(axes)} Axes, but expected one or three.")
+    axes = panels(ax, 3, (13.5, 4.8))
     quantities = list(_PANELS) if len(axes) == 3 else ["feature_change_rms"]
     for panel, quantity in zip(axes, quantities, strict=True):
         _panel(panel, result, quantity)

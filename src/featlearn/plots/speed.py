@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from ..exceptions import DataError
 from .palette import ALIGNMENT, COMPARISON, INK
+from .panels import panels
 from .tracking import plot_history
 
 __all__ = ["plot_speed", "plot_speed_history"]
@@ -49,13 +49,7 @@ def plot_speed(
     layers = list(result["layers"].values())
     if theory is not None and len(theory) != len(layers):
         raise DataError(f"Got {len(theory)} expected cosines, but expected one for each of the {len(layers)} layers.")
-    if ax is None:
-        width = min(3.2 + 0.25 * len(layers), 7.0)
-        axes = list(plt.subplots(1, 3, figsize=(3 * width, 3.6), layout="constrained")[1])
-    else:
-        axes = [ax] if isinstance(ax, Axes) else list(ax)
-    if len(axes) not in (1, 3):
-        raise DataError(f"Got {len(axes)} Axes, but expected one or three.")
+    axes = panels(ax, 3, (3 * min(3.2 + 0.25 * len(layers), 7.0), 3.6))
     for panel, (key, label) in zip(axes, _PANELS, strict=False):
         _curve(panel, layers, key)
         panel.set_title(label, fontsize=10)
@@ -89,12 +83,7 @@ def plot_speed_history(
     DataError
         Another number of Axes, an empty history, or a quantity that it does not hold.
     """
-    if ax is None:
-        axes = list(plt.subplots(1, 2, figsize=(10.0, 3.8), layout="constrained")[1])
-    else:
-        axes = [ax] if isinstance(ax, Axes) else list(ax)
-    if len(axes) not in (1, 2):
-        raise DataError(f"Got {len(axes)} Axes, but expected one or two.")
+    axes = panels(ax, 2, (10.0, 3.8))
     plot_history(history, quantity, axes[-1])
     axes[-1].set_ylabel(
         "relative change of features a step" if quantity == "relative_change" else axes[-1].get_ylabel()

@@ -27,7 +27,7 @@ from ..agop.batches import Outputs, check_outputs, parse_batch
 from ..agop.feature_speed import chosen_layers
 from ..agop.finding import find_layers, unwrap
 from ..agop.layers import Rows
-from ..agop.speed_pass import Loss
+from ..agop.losses import Loss
 from ..agop.updates import check_update
 from ..exceptions import DataError, FeatlearnWarning, ModelError, UnmeasurableError
 from .coordinate_results import (

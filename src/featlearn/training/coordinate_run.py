@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from ..agop.batches import Batch, Outputs
 from ..agop.first_order import Call
 from ..agop.layers import Layer
+from ..agop.losses import Loss, checked_loss
 from ..agop.parameter_order import inner
-from ..agop.speed_pass import Loss
 from ..agop.taps import Taps
 from ..exceptions import DataError, ModelError
 
@@ -178,14 +178,9 @@ def _loss_value(loss: Loss, result: Tensor, targets: Any) -> Tensor:
                 f"Got a batch without targets, which the loss cannot do without ({problem}). Pass (inputs, targets)."
             ) from problem
         raise
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise DataError(f"Got a loss of {got}, but expected one number: the mean over the batch.")
-    if not value.requires_grad:
-        raise DataError("Got a loss without a gradient. Compute it from the outputs with differentiable operations.")
-    if not value.isfinite().all():
+    if isinstance(value, Tensor) and not value.isfinite().all():
         raise Diverged("the loss is not finite")
-    return value.reshape(())
+    return checked_loss(value)
 
 
 def _coordinates(name: str, first: _Seen, before: _Seen | None, now: _Seen) -> Coordinates:

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from ..agop.batches import Outputs
 from ..agop.feature_speed import FeatureSpeed, feature_speed
 from ..agop.finding import unwrap
+from ..agop.losses import Loss
 from ..exceptions import DataError, FeatlearnWarning, UnmeasurableError
-from .structure import Loss, Structure, WeightLayer, read_structure
+from .structure import Structure, WeightLayer, read_structure
 
 __all__ = ["Rule", "equal_decay", "feature_speed_groups", "unit_steps"]
 

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from ..agop.batches import Outputs, parse_batch, raw_outputs
 from ..agop.feature_speed import WITHOUT_RULE, feature_speed
 from ..agop.finding import find_layers, unwrap
+from ..agop.losses import Loss
 from ..agop.taps import guest, training_mode
 from ..exceptions import DataError, FeatlearnWarning, UnmeasurableError
 from .groups import Rule, check_rule, equal_decay, unit_steps
-from .structure import Loss, Structure, read_structure
+from .structure import Structure, read_structure
 from .undo import KeptParameters
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ..agop.feature_speed import FeatureSpeed, feature_speed
+from ..agop.losses import Loss
 from ..exceptions import DataError, FeatlearnError, FeatlearnWarning
-from .structure import Loss
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,13 +13,13 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from ..agop.batches import Outputs, check_outputs, parse_batch, raw_outputs
 from ..agop.finding import unwrap
+from ..agop.losses import Loss, checked_loss
 from ..agop.parameter_order import first_uses
 from ..agop.taps import guest, training_mode
 from ..exceptions import DataError, ModelError
 
-__all__ = ["Loss", "Structure", "WeightLayer", "read_structure"]
+__all__ = ["Structure", "WeightLayer", "read_structure"]
 
-Loss = Callable[[Tensor, Any], Tensor]
 Place = tuple[int, int]  # of a tensor in the graph: order of the operation that made it, and which of its outputs
 
 _DEPENDS_ON_NOTHING = "Got a loss that depends on no trained weight. Check requires_grad, loss and outputs=."
@@ -219,14 +219,9 @@ def _reached(root: Tensor, removed: Set[Node]) -> set[Node]:
 
 
 def _checked(value: Any) -> Tensor:
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise DataError(f"Got a loss of {got}, but expected one number: the mean over the batch.")
-    if not bool(value.isfinite().all()):
-        raise DataError(f"Got a loss of {float(value.detach())}, but expected a finite number. Check the weights.")
-    if not value.requires_grad:
+    if isinstance(value, Tensor) and not value.requires_grad:
         raise ModelError(_DEPENDS_ON_NOTHING)
-    return value.reshape(())
+    return checked_loss(value)
 
 
 # --- order and ownership --------------------------------------------------------------------------------------------

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ..agop.batches import Outputs
+from ..agop.losses import Loss
 from ..exceptions import DataError, FeatlearnError, FeatlearnWarning
 from .groups import Rule, check_rule, feature_speed_groups
-from .structure import Loss
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
+from ..agop.finding import without_wrappers
 from ..agop.layers import rules_of
 from ..exceptions import DataError, ModelError
 
@@ -109,12 +110,7 @@ def named_parameters(model: nn.Module) -> list[NamedParameter]:
     ModelError
         No module, or a lazy parameter.
     """
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"Got {type(model).__name__}, but expected a torch.nn.Module. Pass the model itself.")
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while isinstance(model, wrappers) or hasattr(model, "_orig_mod"):
-        inner: Any = model.module if isinstance(model, wrappers) else model._orig_mod
-        model = inner
+    model = without_wrappers(model)
     found: dict[int, NamedParameter] = {}
     for layer, module in model.named_modules(remove_duplicate=False):
         for own, parameter in module.named_parameters(recurse=False):
