@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..agop.batches import Outputs
+from ..agop.finding import unwrap
 from ..agop.losses import Loss
 from ..exceptions import DataError, FeatlearnError, FeatlearnWarning
 from .groups import Rule, check_rule, feature_speed_groups
@@ -72,7 +73,7 @@ class FeatureSpeedTuner:
     Raises
     ------
     DataError
-        An argument out of range; an optimiser whose groups have no names.
+        An argument out of range; an optimiser whose groups are not named by layers.
 
     Notes
     -----
@@ -135,6 +136,11 @@ class FeatureSpeedTuner:
             raise DataError(
                 f"Got an optimiser with groups named {names}, but expected one named group a layer. Build it from "
                 "feature_speed_groups(model, loss, batch)."
+            )
+        if unknown := set(names) - {name for name, _ in unwrap(model).named_modules()}:
+            raise DataError(
+                f"Got a group named {min(unknown)!r}, but expected the name of a layer of the model. Build the "
+                "optimiser from feature_speed_groups(model, loss, batch)."
             )
         self.optimizer, self.model, self.loss = optimizer, model, loss
         self.every, self.budget = every, budget
@@ -205,10 +211,9 @@ class FeatureSpeedTuner:
         self._record("measured" if ceiling > 1 else "measured, growth held back")
 
     def _roll_back(self, finite: bool) -> None:
-        rates = {name: rate / (2 if finite else 4) for name, rate in self.rates.items()}
         self._put_back()
         for group in self.optimizer.param_groups:
-            _set_rate(group, rates[group["name"]])
+            _set_rate(group, float(group["lr"]) / (2 if finite else 4))
         self.rollbacks += 1
         self._held_until = self.steps + _HELD_BACK * self.every
         self._record("rolled back: " + ("the loss rose" if finite else "the loss was not finite"))
@@ -237,7 +242,10 @@ class FeatureSpeedTuner:
     def _put_back(self) -> None:
         for key, tensor in self._tensors().items():
             tensor.copy_(self._snapshot["model"][key])
+        rates = [group["lr"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(copy.deepcopy(self._snapshot["optimizer"]))
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
         # The best as it was then: measured by one found since, the weights put back would count as diverged at once.
         self._smoothed, self._best = self._snapshot["smoothed"], self._snapshot["best"]
 
