@@ -298,6 +298,7 @@ def test_tables_dictionaries_and_json_hold_them() -> None:
     report = quiet(fill(mlp()), labelled(), reference=fill(mlp(), seed=1))
     row, parts = report.frame().loc["0"], report["0"].parts
     assert row["nfa_initial"] == parts.initial
+    assert row["centered_null"] == report["0"].centered.null
     assert row["nfa_initial"] + row["nfa_mixed"] + row["nfa_learned"] == pytest.approx(row["nfa_cosine"])
     assert (row["directional"], row["weight_kernel_null"]) == (parts.directional, parts.weight_kernel_null)
     again = type(report).from_dict(json.loads(json.dumps(report.to_dict())))

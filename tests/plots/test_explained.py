@@ -56,6 +56,7 @@ def test_every_panel_shows_its_columns(tracker: FeatureTracker) -> None:
         own = frame[frame["layer"] == name]
         left, middle, right = (lines(ax) for ax in row)
         np.testing.assert_array_equal(left["measured"].get_ydata(), own["centered_nfa"])
+        np.testing.assert_array_equal(left["its chance level"].get_ydata(), own["centered_null"])
         assert left["from the first gradient"].get_ydata()[0] == own["derivative_nfa"].iloc[0]
         assert ("from inputs and labels" in left) == (name == "0")
         np.testing.assert_array_equal(middle["ansatz (cosine)"].get_ydata(), own["nfa_cosine"])

@@ -85,11 +85,11 @@ def early_alignment(
     Notes
     -----
     Independent Gaussian weights, no biases, an independent random readout of C outputs, and widths well above the
-    spread of P; the error falls with the width (tested at 4096: 2%), and grows where the samples' gradients cancel and
-    ``coherence`` is near 0. It is the ansatz of the *first* change: training leaves it when P, K or the residuals have
-    moved. Above the first layer Sigma and P are infinite-width limits, and
-    the Pearson correlation uses the mean activation of each sample. ``O(n^3)`` time and ``O(n^2)`` memory; no d x d
-    matrix when d > max(n, 1024).
+    spread of P. The error falls with the width (tested at 4096 units: below .03), and grows where the samples'
+    gradients cancel and ``coherence`` is near 0. It is the ansatz of the *first* change: training leaves it when P, K
+    or the residuals have moved; from a tiny readout, as soon as that has changed by its own size. Above the first layer
+    Sigma and P are infinite-width limits, and the Pearson correlation uses the mean activation of each sample.
+    ``O(n^3)`` time and ``O(n^2)`` memory; no d x d matrix when d > max(n, 1024).
 
     For quadratic activation in one hidden layer, with :math:`B_y = \sum_i y_i x_i x_i^\top` and
     :math:`C = X^\top X`, the two matrices are :math:`B_y^2` and :math:`B_y C B_y`: only label-weighted and plain second

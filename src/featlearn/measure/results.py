@@ -401,6 +401,7 @@ def _row(layer: LayerReport) -> dict[str, Any]:
         "nfa_half_excess": half.excess,
         "best_power": layer.best_power,
         "centered_nfa": layer.centered_nfa,
+        "centered_null": None if layer.centered is None else layer.centered.null,
         "derivative_nfa": layer.derivative_nfa,
         "nfa_cosine": layer.alignment(1.0, "cosine").value,
         **{f"nfa_{key}": None if parts is None else getattr(parts, key) for key in _SUMMANDS},

@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from ..exceptions import DataError
@@ -33,10 +34,11 @@ def plot_explained(
 ) -> NDArray[np.object_]:
     """One row a layer: prediction against measurement, initial and learned parts, shared directions and sizes.
 
-    Left, the centred ansatz over training, beside its value predicted exactly from gradients at the start (dashed; with
-    a loss) and from inputs and labels alone (dotted; with ``early``). Middle, what initial and learned weights
-    contribute to the cosine ansatz; their sum is the line. Right, its two factors; their product is the line. Without
-    spectra the right panel shows the plain cosine of ``W W^T`` with the tangent kernel and its chance level.
+    Left, the centred ansatz over training and its chance level, beside its value predicted exactly from gradients at
+    the start (dashed; with a loss) and from inputs and labels alone (dotted; with ``early``). Middle, what initial and
+    learned weights contribute to the cosine ansatz; their sum is the line. Right, its two factors; their product is the
+    line. Without spectra the right panel shows the plain cosine of ``W W^T`` with the tangent kernel and its chance
+    level.
 
     Parameters
     ----------
@@ -59,7 +61,7 @@ def plot_explained(
         Empty history, one without parts of the ansatz, unknown layers, or axes of another shape.
     """
     series = {key: history_series(history, key) for key in ("nfa_cosine", "centered_nfa", *_SUMMANDS)}
-    optional = ("derivative_nfa", "directional", "spectral", "weight_kernel", "weight_kernel_null")
+    optional = ("centered_null", "derivative_nfa", "directional", "spectral", "weight_kernel", "weight_kernel_null")
     series |= {key: found for key in optional if (found := _where_measured(history, key))}
     known = list(series["nfa_cosine"])
     names = known[:_MOST_LAYERS] if layers is None else list(layers)
@@ -115,6 +117,7 @@ def plot_early(result: Mapping[str, Any], ax: Axes | None = None) -> Axes:
         ax.semilogy(range(1, len(values) + 1), values, color=color, marker=marker, markersize=3, lw=1, label=label)
     cosine, pearson = (math.nan if result[key] is None else result[key] for key in ("cosine", "pearson"))
     ax.set_title(f"first change of layer {result['layer']}: cosine {cosine:.3f}, Pearson {pearson:.3f}", fontsize=10)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("eigenvalue, largest first")
     ax.set_ylabel("size, unit Frobenius norm")
     ax.legend(fontsize=8, frameon=False)
@@ -139,6 +142,8 @@ def _arrays(series: tuple[list[float], list[float]]) -> Series:
 def _prediction(ax: Axes, own: Mapping[str, Series], early: float | None) -> None:
     steps, values = own["centered_nfa"]
     ax.plot(steps, values, color=CENTERED, marker="o", markersize=2.5, lw=1.4, label="measured")
+    if "centered_null" in own:
+        ax.plot(*own["centered_null"], color=MUTED, lw=1, label="its chance level")
     if "derivative_nfa" in own:
         ax.axhline(own["derivative_nfa"][1][0], color=INK, lw=1, ls="--", label="from the first gradient")
     if early is not None:
