@@ -81,7 +81,9 @@ def test_rates_move_towards_the_measured_ones_by_at_most_the_factor():
         tuner.optimizer.zero_grad()
         value.backward()
         before = tuner.rates
-        targets = {group["name"]: group["lr"] for group in feature_speed_groups(net, half_squares, (x, y), budget=0.2)}
+        if step % 10 == 0:
+            groups = feature_speed_groups(net, half_squares, (x, y), budget=0.2)
+            targets = {group["name"]: group["lr"] for group in groups}
         assert tuner.step((x, y), value) == "step"
         if step in (10, 20, 30, 40):
             expected = {n: r * min(max(targets[n] / r, 1 / 1.05), 1.05) for n, r in before.items()}
@@ -201,7 +203,7 @@ def test_a_divergence_brings_back_the_last_snapshot_bitwise(norm: bool, optimize
     assert equal(everything(tuner), kept)
     assert tuner.rates == pytest.approx({name: rate / divided for name, rate in rates.items()}, rel=1e-12)
     assert reasons(tuner)[-1] == "rolled back: the loss " + ("rose" if divided == 2 else "was not finite")
-    made.step()  # the state that came back is one it can go on from
+    made.step()  # what came back is one it can go on from
     assert all(p.isfinite().all() for p in net.parameters())
 
 
@@ -267,27 +269,42 @@ def test_after_a_roll_back_no_rate_grows_for_five_measurements():
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("factor", [10.0, 100.0])
+@pytest.mark.parametrize("factor", [100.0, 1000.0])
 def test_training_recovers_from_rates_far_too_large(factor: float, seed: int):
+    # Leaky: units that die in the first steps are beyond what going back to weights of finite loss can undo.
     def fast() -> tuple[nn.Sequential, torch.optim.Optimizer]:
         net = network(seed)
+        net[1], net[3] = nn.LeakyReLU(0.3), nn.LeakyReLU(0.3)
         groups = feature_speed_groups(net, half_squares, regression())
         return net, torch.optim.SGD([{**group, "lr": factor * group["lr"]} for group in groups])
 
     x, y = regression()
     net, optimizer = fast()
-    for _ in range(100):
+    start = half_squares(net(x), y).item()
+    for _ in range(30):
         optimizer.zero_grad()
         half_squares(net(x), y).backward()
         optimizer.step()
-    untuned = half_squares(net(x), y).item()
+    assert not half_squares(net(x), y).item() < 10 * start  # it diverges without
     net, optimizer = fast()
-    tuner = tuned(net, optimizer, every=10, max_rollbacks=50)
-    start = half_squares(net(x), y).item()
-    trace = train(tuner, 400)
-    assert not untuned < start  # it diverges without
-    assert 0 < tuner.rollbacks < 50
-    assert trace[-1][1] < 0.5 * start
+    tuner = tuned(net, optimizer, every=10, max_rollbacks=20)
+    trace = train(tuner, 150)
+    assert 0 < tuner.rollbacks < 20
+    assert trace[-1][1] < 0.2 * start
+
+
+def test_weights_that_diverge_already_are_not_what_it_goes_back_to():
+    """The running mean lags behind one large loss, at the very step of a snapshot."""
+    net, batch = network(), regression()
+    tuner = tuned(net, every=5)
+    assert [tuner.step(batch, 1.0) for _ in range(5)] == ["step"] * 5
+    start = everything(tuner)
+    with torch.no_grad():
+        net[0].weight.mul_(2.0)
+    assert tuner.step(batch, 4.0) == "step"  # mean 1.3
+    assert reasons(tuner) == ["given", "measured"]
+    assert tuner.step(batch, 9.0) == "skip"
+    assert equal(everything(tuner), start)
 
 
 def test_after_the_last_roll_back_it_lets_go():
@@ -445,5 +462,5 @@ def test_groups_without_names_are_refused():
     with pytest.raises(DataError, match="one named group a layer"):
         tuned(net, torch.optim.SGD(groups, lr=0.1))
     groups = [{"params": [p], "name": name} for name, p in net.named_parameters()]
-    with pytest.raises(DataError, match=r"group named '0\.bias'"):
+    with pytest.raises(DataError, match=r"group named '0\.weight'"):
         tuned(net, torch.optim.SGD(groups, lr=0.1))

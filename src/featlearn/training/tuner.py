@@ -137,9 +137,10 @@ class FeatureSpeedTuner:
                 f"Got an optimiser with groups named {names}, but expected one named group a layer. Build it from "
                 "feature_speed_groups(model, loss, batch)."
             )
-        if unknown := set(names) - {name for name, _ in unwrap(model).named_modules()}:
+        modules = dict(unwrap(model).named_modules())
+        if unknown := [name for name in names if name not in modules]:
             raise DataError(
-                f"Got a group named {min(unknown)!r}, but expected the name of a layer of the model. Build the "
+                f"Got a group named {unknown[0]!r}, but expected the name of a layer of the model. Build the "
                 "optimiser from feature_speed_groups(model, loss, batch)."
             )
         self.optimizer, self.model, self.loss = optimizer, model, loss
@@ -187,7 +188,9 @@ class FeatureSpeedTuner:
         self._smoothed = smoothed
         self._best = smoothed if math.isnan(self._best) else min(self._best, smoothed)
         if self.steps and self.steps % self.every == 0:
-            self._snapshot = self._take()
+            # The running mean lags: weights that diverge already must not become what is gone back to.
+            if loss <= self.rollback * abs(self._best):
+                self._snapshot = self._take()
             self._tune(batch)
         self.steps += 1
         return "step"
