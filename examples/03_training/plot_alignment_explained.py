@@ -137,9 +137,9 @@ print(pd.DataFrame(rows).round(3).to_string(index=False))
 # set and an activation within .03, and their order.
 #
 # **From small weights the prediction holds while nothing is learned.** Up to step 8 the loss falls by 5% and the
-# centred ansatz stays within .03 of its first value (.13). By step 16 the loss has nearly halved, and soon the second layer
-# drops below its chance level, before it comes back. That it ends near the prediction in this run is no success of the
-# prediction: other weights, another K, other residuals.
+# centred ansatz stays within .03 of its first value (.13). By step 16 the loss has nearly halved, and soon the second
+# layer drops below its chance level, before it comes back. That it ends near the prediction in this run is no success
+# of the prediction: other weights, another K, other residuals.
 #
 # **From the usual weights** the loss falls from the first step on, and the centred ansatz leaves its start soon: in the
 # second layer by .13 within 64 steps (.07 to .14). It stays above its chance level throughout.
