@@ -77,7 +77,7 @@ class FeatureSpeedTuner:
 
     Notes
     -----
-    A measurement costs what ``feature_speed_groups`` costs (about five training steps), a snapshot one copy of the
+    A measurement costs what ``feature_speed_groups`` costs (about four training steps), a snapshot one copy of the
     weights, buffers and optimiser state. The default advice is fixed groups: with sensible budgets the tuner ended with
     a higher loss than they did; from budgets far too large it recovers where they diverge. The cap is there because the
     measured rate, of order loss over squared gradient, grows without bound near a minimum whose loss is not zero.
