@@ -1,8 +1,8 @@
 """What measuring the speed of all layers of a ResNet-18 costs, in training steps of the same model and batch.
 
-16 images of 32 x 32, all 21 layers, ``finite=False``; a training step is forward, backward and a step of SGD, in eval mode too. Beside it
-the groups of ``feature_speed_groups`` and one measurement of the tuner. Times: contestants take turns in one process,
-CPU time. Memory: a fresh process each, on top of what the model holds.
+16 images of 32 x 32, all 21 layers, ``finite=False``; a training step is forward, backward and a step of SGD, in eval
+mode too. Beside it the groups of ``feature_speed_groups`` and one measurement of the tuner. Times: contestants take
+turns in one process, CPU time. Memory: a fresh process each, on top of what the model holds.
 """
 
 import json
