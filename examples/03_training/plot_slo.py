@@ -27,8 +27,7 @@ import torch
 from matplotlib.patches import Rectangle
 from torch import nn
 
-from featlearn import SLO, FeatureTracker, slo_groups
-from featlearn.training.slowest import SpeedUpSlowest
+from featlearn import SLO, FeatureTracker, SpeedUpSlowest, slo_groups
 
 BLUE, ORANGE, GREEN, PURPLE, INK = "#0072b2", "#b25000", "#009e73", "#cc79a7", "#1f2933"
 STEPS, EVERY = 2000, 100
