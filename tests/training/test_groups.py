@@ -151,9 +151,8 @@ def test_the_first_step_reaches_one_of_the_two_limits_and_passes_none(architectu
     model = architecture.model()
     if architecture.name == "recurrent":
         pytest.skip("the output of an LSTM is several tensors, which have no budget")
-    groups = feature_speed_groups(
-        model, architecture.loss, architecture.batch(), budget=budget, max_decay=0.4, max_ratio=math.inf
-    )
+    limits = {"budget": budget, "max_decay": 0.4, "max_sharpness": None, "max_ratio": math.inf}
+    groups = feature_speed_groups(model, architecture.loss, architecture.batch(), **limits)
     speed = measured(model, groups, architecture)
     readout = "head" if architecture.tied else architecture.layers[-1]
     largest = max(layer.relative_change for name, layer in speed.layers.items() if name != readout)
@@ -166,8 +165,9 @@ def test_the_first_step_reaches_one_of_the_two_limits_and_passes_none(architectu
 @settings(max_examples=15)
 def test_rates_grow_with_the_budget_and_follow_the_units_of_the_loss(budget: float, scale: float, seed: int):
     model, batch = network(depth=3, width=8, seed=seed), regression()
+    limits = {"max_decay": None, "max_sharpness": None, "max_ratio": 1e9}
     rates = [
-        [group["lr"] for group in feature_speed_groups(model, loss, batch, budget=b, max_decay=None, max_ratio=1e9)]
+        [group["lr"] for group in feature_speed_groups(model, loss, batch, budget=b, **limits)]
         for b, loss in [
             (budget, half_squares),
             (2 * budget, half_squares),

@@ -24,7 +24,7 @@ from .batches import Batch, Outputs, raw_outputs
 from .layers import Layer
 from .parameter_order import inner
 
-__all__ = ["Call", "central_differences", "finite_change", "forward_mode"]
+__all__ = ["Call", "central_differences", "difference_step", "finite_change", "forward_mode", "moved"]
 
 # (layer, number of its call, tensor at its output); the tensor is valid only during the call.
 See = Callable[[Layer, int, Tensor], None]
@@ -123,9 +123,7 @@ def central_differences(
     one copy of the layers' outputs.
     """
     parameters = dict(model.named_parameters())
-    coarsest = max((parameters[name].dtype for name in change), key=lambda dtype: torch.finfo(dtype).eps)
-    moved, size = _norm(change.values()), _norm(parameters[name] for name in change)
-    step = _RELATIVE_STEP.get(coarsest, _HALF_PRECISION_STEP) * (size or 1.0) / (moved or 1.0)
+    step = difference_step(parameters, change)
     run = Call(model, batch, outputs)
     ahead: dict[tuple[str, int], Tensor] = {}
 
@@ -136,10 +134,17 @@ def central_differences(
         see(layer, call, _difference(ahead.pop((layer.name, call), None), output) / (2 * step))
 
     with torch.no_grad():
-        with _moved(parameters, change, step), _watching(layers, keep):
+        with moved(parameters, change, step), _watching(layers, keep):
             plus = run()
-        with _moved(parameters, change, -step), _watching(layers, compare):
+        with moved(parameters, change, -step), _watching(layers, compare):
             return (plus - run()) / (2 * step), step
+
+
+def difference_step(parameters: Mapping[str, nn.Parameter], change: Mapping[str, Tensor]) -> float:
+    """Step h of central differences along a change: ``h ||dw|| / ||w||`` by the coarsest precision among them."""
+    coarsest = max((parameters[name].dtype for name in change), key=lambda dtype: torch.finfo(dtype).eps)
+    length, size = _norm(change.values()), _norm(parameters[name] for name in change)
+    return _RELATIVE_STEP.get(coarsest, _HALF_PRECISION_STEP) * (size or 1.0) / (length or 1.0)
 
 
 def finite_change(
@@ -165,7 +170,7 @@ def finite_change(
         see(layer, call, _difference(after.pop((layer.name, call), None), output))
 
     with torch.no_grad():
-        with _moved(dict(model.named_parameters()), change, 1.0), _watching(layers, keep):
+        with moved(dict(model.named_parameters()), change, 1.0), _watching(layers, keep):
             run()
         with _watching(layers, compare):
             run()
@@ -183,7 +188,7 @@ def _norm(tensors: Iterable[Tensor]) -> float:
 
 
 @contextmanager
-def _moved(parameters: Mapping[str, nn.Parameter], change: Mapping[str, Tensor], step: float) -> Iterator[None]:
+def moved(parameters: Mapping[str, nn.Parameter], change: Mapping[str, Tensor], step: float) -> Iterator[None]:
     """The model at ``w + step * dw`` inside; bitwise at ``w`` afterwards."""
     # Through .data, so that a graph that the caller still holds does not take this for a modification.
     kept = {name: parameters[name].detach().clone() for name in change}

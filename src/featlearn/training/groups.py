@@ -22,6 +22,7 @@ from ..agop.feature_speed import FeatureSpeed, feature_speed
 from ..agop.finding import unwrap
 from ..agop.losses import Loss
 from ..exceptions import DataError, FeatlearnWarning, UnmeasurableError
+from .sharpness import rate_sharpness
 from .structure import Structure, WeightLayer, read_structure
 
 __all__ = ["Rule", "equal_decay", "feature_speed_groups", "unit_steps"]
@@ -42,6 +43,7 @@ def feature_speed_groups(
     rule: Rule = "sgd",
     budget: float | None = 0.2,
     max_decay: float | None = 0.4,
+    max_sharpness: float | None = 1.5,
     contributions: Literal["equal"] | Mapping[str, float] = "equal",
     layers: str | Sequence[str] = "auto",
     max_ratio: float = 1e3,
@@ -54,7 +56,8 @@ def feature_speed_groups(
 
     with t the largest factor for which no layer but the last changes by more than ``budget``,
     :math:`\mathrm{rms}(\delta f_l) \le \mathrm{budget} \cdot \mathrm{rms}(f_l)`, and the predicted decay t is at most
-    ``max_decay`` times the loss.
+    ``max_decay`` times the loss. For gradient descent, t is lowered further until the rates are stable: the top
+    eigenvalue of :math:`\eta^{1/2} H \eta^{1/2}`, H the Hessian of the loss, is at most ``max_sharpness``.
 
     Parameters
     ----------
@@ -73,6 +76,9 @@ def feature_speed_groups(
     max_decay : float or None
         Largest predicted decrease of the loss in one step, as a share of it. At least one of the two limits is needed;
         this one has no effect where the loss is not positive.
+    max_sharpness : float or None
+        Largest eigenvalue, below 2, above which gradient descent is unstable. For ``rule="sgd"`` alone. Without it
+        a readout whose gradient happens to be small at initialisation gets a rate at which training diverges.
     contributions : "equal" or mapping
         ``c_v`` by layer name, positive; divided by their sum.
     layers : "auto", names or globs
@@ -107,14 +113,15 @@ def feature_speed_groups(
 
     Notes
     -----
-    Costs two forward and two backward passes and one forward-mode pass. Rates are those of the weights and the batch as
+    Costs two forward and two backward passes and one forward-mode pass, and for the sharpness at most 40 forward and
+    backward passes more. Rates are those of the weights and the batch as
     they are: call it at initialisation, after :func:`featlearn.rescale_init`, and keep the rates (with a schedule as
     usual). On shallow networks they are about as good as a middling hand-tuned rate; what they buy is that depth and
     width need no new tuning.
 
     References
     ----------
-    Chizat and Netrapalli, "The Feature Speed Formula", arXiv 2311.18718: the identity behind. The two limits and the
+    Chizat and Netrapalli, "The Feature Speed Formula", arXiv 2311.18718: the identity behind. The limits and the
     measurement in any model are ours.
 
     Examples
@@ -127,7 +134,7 @@ def feature_speed_groups(
     >>> [group["name"] for group in groups]
     ['0', '2']
     """
-    _check_limits(budget, max_decay, max_ratio)
+    _check_limits(budget, max_decay, max_sharpness, max_ratio)
     check_rule(rule)
     structure = read_structure(model, loss, batch, outputs=outputs, mode=mode)
     chosen = _chosen(structure, layers)
@@ -148,6 +155,11 @@ def feature_speed_groups(
             "no layer before the last moves, or the loss is not positive. Give the other one."
         )
     rates = _capped({name: min(limits) * rate for name, rate in rates.items()}, max_ratio)
+    if max_sharpness is not None and rule == "sgd":
+        each = {key: rates[name] for name, layer in chosen.items() for key in layer.parameters}
+        sharpness = rate_sharpness(model, loss, batch, each, outputs=outputs, mode=mode)
+        if sharpness > max_sharpness:  # nan, of a network that overflows nearby, lowers nothing
+            rates = {name: rate * max_sharpness / sharpness for name, rate in rates.items()}
     return [
         {"params": list(layer.parameters.values()), "lr": rates[name], "name": name} for name, layer in chosen.items()
     ]
@@ -270,10 +282,12 @@ def check_rule(rule: Rule) -> None:
         raise DataError(f"Got rule={rule!r}, but expected one of {', '.join(map(repr, _DIRECTIONS))}, or a callable.")
 
 
-def _check_limits(budget: float | None, max_decay: float | None, max_ratio: float) -> None:
-    for name, value in (("budget", budget), ("max_decay", max_decay)):
+def _check_limits(budget: float | None, max_decay: float | None, max_sharpness: float | None, max_ratio: float) -> None:
+    for name, value in (("budget", budget), ("max_decay", max_decay), ("max_sharpness", max_sharpness)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise DataError(f"Got {name}={value}, but expected a positive finite number or None.")
+    if max_sharpness is not None and max_sharpness >= 2:
+        raise DataError(f"Got max_sharpness={max_sharpness}, but expected a number below 2, the edge of stability.")
     if budget is None and max_decay is None:
         raise DataError("Got budget=None and max_decay=None, but expected at least one limit.")
     if not max_ratio >= 1:

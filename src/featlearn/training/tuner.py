@@ -77,10 +77,11 @@ class FeatureSpeedTuner:
 
     Notes
     -----
-    A measurement costs what ``feature_speed_groups`` costs (about four training steps), a snapshot one copy of the
-    weights, buffers and optimiser state. The default advice is fixed groups: with sensible budgets the tuner ended with
-    a higher loss than they did; from budgets far too large it recovers where they diverge. The cap is there because the
-    measured rate, of order loss over squared gradient, grows without bound near a minimum whose loss is not zero.
+    A measurement costs what ``feature_speed_groups`` costs without its limit on sharpness (about four training steps;
+    the way back stands in for that limit), a snapshot one copy of the weights, buffers and optimiser state. The default
+    advice is fixed groups: with sensible budgets the tuner ended with a higher loss than they did; from budgets far too
+    large it recovers where they diverge. The cap is there because the measured rate, of order loss over squared
+    gradient, grows without bound near a minimum whose loss is not zero.
     Schedulers that multiply the rates (``ExponentialLR``, ``StepLR``, ``MultiplicativeLR``) combine with the tuner,
     which moves rates on from where they are. Those that compute them from the first rates (``LambdaLR``,
     ``OneCycleLR``) overwrite it at their next step, a roll-back's smaller rates too: do not combine them.
@@ -146,7 +147,7 @@ class FeatureSpeedTuner:
         self.optimizer, self.model, self.loss = optimizer, model, loss
         self.every, self.budget = every, budget
         self.max_change, self.cap, self.rollback, self.max_rollbacks = max_change, cap, rollback, max_rollbacks
-        self._measured_by: dict[str, Any] = {"rule": rule, "outputs": outputs, "mode": mode}
+        self._measured_by: dict[str, Any] = {"rule": rule, "outputs": outputs, "mode": mode, "max_sharpness": None}
         self.history: list[TunerEvent] = [TunerEvent(0, self.rates, "given")]
         self.steps = self.rollbacks = self._held_until = 0
         self._first = self.rates
