@@ -3,9 +3,9 @@
 The toy, the rule and the numbers are this package's: targets are sums of products of neighbouring inputs, networks have
 no biases, 300 steps of full-batch gradient descent after ``rescale_init`` at the rates of ``feature_speed_groups``.
 
-The budget is 0.3 at every depth, chosen after the default of 0.2 was seen to be too slow at depth 20 (.021, .006 and
-.012, where depths 4 and 10 pass). Depth 20 is near the edge of the claim: with 0.3 four of six seeds end below 1e-2,
-these three among them, the others at .12 and .04; with biases at PyTorch's initialisation, 0.2 gave nan, .058 and .009.
+All settings are the defaults. What is claimed is that no depth diverges or stalls, not that all end alike: over six seeds
+the loss, .5 at first, was 2e-5 to 4e-3 at depth 4, 2e-4 to .08 at depth 10 and .01 to .17 at depth 20. Without the limit
+on sharpness one start in four diverges.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from featlearn import feature_speed_groups, rescale_init
 
-INPUTS, WIDTH, SAMPLES, STEPS, BUDGET = 32, 128, 512, 300, 0.3
+INPUTS, WIDTH, SAMPLES, STEPS = 32, 128, 512, 300
+REACHED = {4: 0.01, 10: 0.1, 20: 0.2}
 
 
 def toy(seed: int) -> tuple[Tensor, Tensor]:
@@ -50,10 +51,10 @@ def train(net: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("depth", [4, 10, 20])
-def test_one_setting_reaches_a_loss_below_one_percent(depth: int, seed: int) -> None:
+@pytest.mark.parametrize("depth", REACHED)
+def test_one_setting_trains_every_depth(depth: int, seed: int) -> None:
     (x, y), net = toy(seed), network(depth, seed)
     assert loss(torch.zeros_like(y), y) > 0.4
     rescale_init(net, loss, (x, y))
-    optimizer = torch.optim.SGD(feature_speed_groups(net, loss, (x, y), budget=BUDGET))
-    assert train(net, optimizer, x, y) < 1e-2
+    optimizer = torch.optim.SGD(feature_speed_groups(net, loss, (x, y)))
+    assert train(net, optimizer, x, y) < REACHED[depth]
