@@ -4,7 +4,7 @@ The toy, the rule and the numbers are this package's: targets are sums of produc
 no biases, 300 steps of full-batch gradient descent after ``rescale_init`` at the rates of ``feature_speed_groups``.
 
 All settings are the defaults. What is claimed is that no depth diverges or stalls, not that all end alike: over six
-seeds the loss, .5 at first, was 2e-5 to 4e-3 at depth 4, 2e-4 to .08 at depth 10 and .01 to .17 at depth 20. Without the
+seeds the loss, .5 at first, was 2e-5 to 4e-3 at depth 4, 2e-4 to .08 at depth 10, .01 to .17 at depth 20. Without the
 limit on sharpness one start in four diverges.
 """
 
