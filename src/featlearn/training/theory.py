@@ -67,14 +67,15 @@ class ScalingRule:
 def scaling_rule(rule: Literal["ntk", "mup", "fsc"], depth: int, width: int, inputs: int) -> ScalingRule:
     r"""Initial scales and rates of a ReLU network of L weight layers, width m and d inputs, in closed form.
 
-    ========= ================== =================== ============== ============== ============= ==================
-    rule      input std          hidden std          readout std    input rate     hidden rate   readout rate
-    ========= ================== =================== ============== ============== ============= ==================
-    ntk       :math:`d^{-1/2}`   :math:`(2/m)^{1/2}` :math:`m^{-1/2}` :math:`1/(Ld)` :math:`1/(Lm)` :math:`1/(Lm)`
-    mup       :math:`d^{-1/2}`   :math:`(2/m)^{1/2}` :math:`1/m`      :math:`m/(Ld)` :math:`1/L`    :math:`1/(Lm)`
-    fsc       :math:`d^{-1/2}`   :math:`(2/m)^{1/2}` :math:`L^{1/2}/m` :math:`m/(L^2d)` :math:`1/L^2` :math:`1/(Lm)`
-    ========= ================== =================== ============== ============== ============= ==================
+    ====== ==================== ==================== ================= ================
+    rule   readout std          input rate           hidden rate       readout rate
+    ====== ==================== ==================== ================= ================
+    ntk    :math:`m^{-1/2}`     :math:`1/(Ld)`       :math:`1/(Lm)`    :math:`1/(Lm)`
+    mup    :math:`1/m`          :math:`m/(Ld)`       :math:`1/L`       :math:`1/(Lm)`
+    fsc    :math:`L^{1/2}/m`    :math:`m/(L^2d)`     :math:`1/L^2`     :math:`1/(Lm)`
+    ====== ==================== ==================== ================= ================
 
+    Input weights have a standard deviation of :math:`d^{-1/2}`, hidden ones of :math:`(2/m)^{1/2}`, in each rule.
     Rates are for gradient descent, up to one common factor for all layers. In each rule every layer contributes the
     same to the decay of the loss, which does not depend on L and m; the rules differ in how far features move for it.
 
