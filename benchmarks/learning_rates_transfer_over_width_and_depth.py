@@ -48,9 +48,11 @@ COARSE = range(-14, 11, 2)  # exponents of two, tried first at the smallest size
 DIVERGED = 1e3  # times the loss at the start
 UNTRAINED = 0.95  # of the loss of the best constant: a network that stays above has learned nothing
 
-SGD_RULES = ("default", "he", "ntk", "mup", "fsc", "measured")
+# "first-order": measured without the limit on the sharpness.
+SGD_RULES = ("default", "he", "ntk", "mup", "fsc", "measured", "first-order")
 ADAM_RULES = ("default, adam", "measured, adam")
 IMAGE_RULES = ("default", "he", "fsc", "measured")
+TUNED = ("first-order", "measured", "measured, adam")  # rules that claim to need no factor at all
 
 
 # --- data ---------------------------------------------------------------------------------------------------------
@@ -124,10 +126,11 @@ def start(data: str, rule: str, width: int, depth: int, seed: int) -> Start:
         weights = list(net.parameters())
         if name == "default":
             return Start(net, [1.0] * depth)
-        if name == "measured":
+        if rule in TUNED:
             step = optimizer or "sgd"
             rescale_init(net, task.loss, (task.x, task.y), rule="fsc", steps=step)
-            groups = feature_speed_groups(net, task.loss, (task.x, task.y), rule=step)
+            limit = {"max_sharpness": None} if name == "first-order" else {}
+            groups = feature_speed_groups(net, task.loss, (task.x, task.y), rule=step, **limit)
             return Start(net, [group["lr"] for group in groups])
         if name == "he":
             for weight in weights:
@@ -238,8 +241,7 @@ def study(runs: Runs, data: str, rule: str, over: str, count: int) -> None:
     for place, size in enumerate(sizes(over)[:count]):
         exponent = best_rate(runs, (data, rule, *size), exponent)
         smallest = smallest if place else exponent
-        # Measured rates claim to need no factor at all.
-        for taken in {smallest, 0} if rule.startswith("measured") else {smallest}:
+        for taken in {smallest, 0} if rule in TUNED else {smallest}:
             for seed in SEEDS:
                 runs.loss(data, rule, *size, seed, taken)
 
@@ -253,7 +255,7 @@ def summary(runs: Runs, data: str, rule: str, over: str) -> dict[str, Any] | Non
     for size in sizes(over):
         curve, test = (runs.curve(data, rule, *size, what=what) for what in ("loss", "test"))
         taken = rows[0]["best"] if rows else min(curve, default=0)
-        if taken not in curve or (rule.startswith("measured") and 0 not in curve):
+        if taken not in curve or (rule in TUNED and 0 not in curve):
             break
         best = min(curve, key=lambda e: (curve[e], e))
         taken = rows[0]["best"] if rows else best
@@ -264,7 +266,7 @@ def summary(runs: Runs, data: str, rule: str, over: str) -> dict[str, Any] | Non
                 "loss": curve[best],
                 "test": test[best],
                 "loss at the rate of the smallest": finite(curve[taken]),
-                **({"loss without tuning": finite(curve[0])} if rule.startswith("measured") else {}),
+                **({"loss without tuning": finite(curve[0])} if rule in TUNED else {}),
                 "learns": curve[best] < UNTRAINED * DATA[data](0).constant,
                 "losses of each draw": {
                     str(e): [runs.found[(data, rule, *size, seed, e)]["loss"] for seed in SEEDS] for e in curve
