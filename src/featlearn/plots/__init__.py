@@ -6,8 +6,9 @@
 ``DeepRFMResult``. ``plot_machine`` and its parts ``plot_importances``, ``plot_scree`` and ``plot_selection`` draw
 ``to_dict()`` of a fitted machine, and of its selection; ``plot_tree`` that of a tree. ``plot_filters`` draws
 ``EdgeReport.to_dict()``, ``plot_saliency`` images and where a machine looks on them, ``plot_deep_conv_rfm`` a deep
-convolutional machine. Names load at first use, and
-matplotlib with them.
+convolutional machine. ``plot_speed`` draws a ``FeatureSpeed``, ``plot_speed_history`` what a ``FeatureSpeedTracker``
+recorded, ``plot_layer_balance`` and ``plot_balance`` scales of consecutive layers, ``plot_coordinates`` a
+``CoordinateCheck``. Names load at first use, and matplotlib with them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .balance import plot_balance, plot_layer_balance
     from .coordinates import plot_coordinates
     from .deep_rfm import plot_deep_rfm
     from .explained import plot_early, plot_explained
@@ -23,10 +25,12 @@ if TYPE_CHECKING:
     from .filters import plot_deep_conv_rfm, plot_filters, plot_saliency
     from .grokking import plot_grokking
     from .machines import plot_importances, plot_machine, plot_scree, plot_selection
+    from .speed import plot_speed, plot_speed_history
     from .tracking import plot_history
     from .trees import plot_tree
 
 __all__ = [
+    "plot_balance",
     "plot_centered",
     "plot_coordinates",
     "plot_deep_conv_rfm",
@@ -39,15 +43,19 @@ __all__ = [
     "plot_grokking",
     "plot_history",
     "plot_importances",
+    "plot_layer_balance",
     "plot_machine",
     "plot_saliency",
     "plot_scree",
     "plot_selection",
     "plot_spectra",
+    "plot_speed",
+    "plot_speed_history",
     "plot_tree",
 ]
 
 _HOME = {
+    "plot_balance": "balance",
     "plot_centered": "features",
     "plot_coordinates": "coordinates",
     "plot_deep_conv_rfm": "filters",
@@ -60,11 +68,14 @@ _HOME = {
     "plot_grokking": "grokking",
     "plot_history": "tracking",
     "plot_importances": "machines",
+    "plot_layer_balance": "balance",
     "plot_machine": "machines",
     "plot_saliency": "filters",
     "plot_scree": "machines",
     "plot_selection": "machines",
     "plot_spectra": "features",
+    "plot_speed": "speed",
+    "plot_speed_history": "speed",
     "plot_tree": "trees",
 }
 
