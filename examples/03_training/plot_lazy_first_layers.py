@@ -6,8 +6,8 @@ It trains, its loss falls, and the first layers stay as random as they were draw
 it, and tries what featlearn offers: other initial scales with measured rates, a tilt of the layers' scales, a limit on
 how far each layer moves, and that limit set by the measurement itself.
 
-Everything is a small network on 1,500 images that come with featlearn, with two seeds. The learning rates of SGD and SLO
-are the best of a few on 500 images held out; test images choose nothing.
+Everything is a small network on 1,500 images that come with featlearn, with two seeds. The learning rates of SGD and
+SLO are the best of a few on 500 images held out; test images choose nothing.
 """
 
 import copy
@@ -86,8 +86,8 @@ def sgd(net, rate):
 # - ``rescale_init`` and ``feature_speed_groups``: hidden outputs of size one, a readout for which features move as fast
 #   as the loss decays, and rates of equal contribution. There is no rate to choose.
 #   With ``contributions=`` the first layer gets nine tenths of the decay instead of a quarter.
-# - ``layer_balance(net, tilt=1)``: the same function, with small first and large last layers, so that the first ones are
-#   fast.
+# - ``layer_balance(net, tilt=1)``: the same function, with small first and large last layers, so that the first ones
+#   are fast.
 # - ``SLO``: the first layer moves 20 times the rate a step, all others a twentieth of it, whatever the gradient.
 # - ``SpeedUpSlowest``: the same, with the fast layer being the one whose ansatz lags when it is measured.
 
@@ -180,13 +180,13 @@ plt.show()
 # %%
 # What was found
 # --------------
-# - **The network is lazy everywhere**: with plain SGD at its best rate no layer's excess is above .04, though the network
-#   classifies 82 of 100 unseen images.
-# - **SLO moves the first layer**: its excess rises to about .3, while the other layers hardly move at all, and the network
-#   classifies as well or a little better. With a thousand test images, a point of accuracy is within chance.
+# - **The network is lazy everywhere**: with plain SGD at its best rate no layer's excess is above .04, though the
+#   network classifies 82 of 100 unseen images.
+# - **SLO moves the first layer**: its excess rises to about .3, while the other layers hardly move at all, and the
+#   network classifies as well or a little better. With a thousand test images, a point of accuracy is within chance.
 # - **A tilt does the same, less strongly**, with an ordinary optimiser; it costs one line before training.
 # - **Measured rates wake up all layers, the later ones most.** Giving nine tenths of the loss decay to the first layer
 #   moves the excess there.
 # - **The automatic mode is no free lunch.** With three hidden layers the fast one changes from measurement to
-#   measurement, each gets a third of the steps, and at the best rate for the held-out accuracy little is learned by any.
-#   It is for long runs.
+#   measurement, each gets a third of the steps, and at the best rate for the held-out accuracy little is learned by
+#   any. It is for long runs.
