@@ -390,7 +390,6 @@ def test_sizes_close_together_are_warned_of():
         ({"outputs": "loss"}, DataError, "outputs='loss'"),
         ({"factory": deep}, ModelError, "other layers at width 16 than at 8"),
     ],
-    ids=str,
 )
 def test_bad_arguments_are_refused(options, error, match):
     with pytest.raises(error, match=match):
@@ -420,7 +419,6 @@ def test_arguments_are_refused_before_any_model_is_made():
     "change",
     [{"steps": 2}, {"seeds": 2}, {"layers": ["0"]}, {"tolerance": 0.3}, {"confidence": 0.9}, {"judged": ["cos_theta"]},
      {"outputs": lambda model, batch: model(batch[0]) * 2}, {"random_state": 1}, {"widths": (8, 16, 64)}],
-    ids=str,
 )  # fmt: skip
 def test_every_argument_matters(change):
     assert check(**change).to_dict() != check().to_dict()

@@ -278,7 +278,6 @@ def test_transformers_train_a_few_steps(name: str):
         ({"outputs": "features"}, "outputs='features'"),
         ({"steps": lambda g: -g}, "lowers the loss"),
     ],
-    ids=str,
 )
 def test_bad_arguments_are_refused_with_the_weights_untouched(options: dict[str, Any], message: str):
     model = network()
