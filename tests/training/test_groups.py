@@ -133,7 +133,7 @@ def test_a_callable_gives_any_other_step():
             cubic[0]["lr"] * sum(float((p.grad**4).sum()) for p in cubic[0]["params"])
         )
     doubled = feature_speed_groups(model, half_squares, batch, rule=lambda g: g.mul_(2.0))
-    plain = feature_speed_groups(model, half_squares, batch)
+    plain = feature_speed_groups(model, half_squares, batch, max_sharpness=None)
     assert [g["lr"] for g in doubled] == pytest.approx([g["lr"] / 2 for g in plain])
 
 
@@ -181,7 +181,7 @@ def test_rates_grow_with_the_budget_and_follow_the_units_of_the_loss(budget: flo
 def test_each_limit_can_be_left_out_and_not_both():
     model, batch = network(), regression()
     value = half_squares(model(batch[0]), batch[1]).item()
-    groups = feature_speed_groups(model, half_squares, batch, budget=None, max_decay=0.1)
+    groups = feature_speed_groups(model, half_squares, batch, budget=None, max_decay=0.1, max_sharpness=None)
     assert sum(first_step(model, torch.optim.SGD(groups), half_squares, batch).values()) == pytest.approx(0.1 * value)
     feature_speed_groups(model, lambda o, y: o.mean() - 5.0, batch)  # a loss without a zero: the budget alone
     with pytest.raises(DataError, match="no limit applies"):
@@ -208,12 +208,12 @@ def test_a_huge_rate_is_cut_with_a_warning_that_names_the_layer():
     with torch.no_grad():
         model[4].weight.mul_(1e-4)  # layers below it receive next to nothing
         model[4].bias.fill_(1.0)
-    free = feature_speed_groups(model, half_squares, batch, max_ratio=math.inf)
+    free = feature_speed_groups(model, half_squares, batch, max_ratio=math.inf, max_sharpness=None)
     rates = {group["name"]: group["lr"] for group in free}
     middle = sum(sorted(rates.values())[1:3]) / 2
     fastest = max(rates, key=rates.__getitem__)
     with pytest.warns(FeatlearnWarning, match=f"rate of layer '{fastest}'.*cut") as caught:
-        groups = feature_speed_groups(model, half_squares, batch, max_ratio=5.0)
+        groups = feature_speed_groups(model, half_squares, batch, max_ratio=5.0, max_sharpness=None)
     assert caught[0].filename == __file__
     for group in groups:
         assert group["lr"] == pytest.approx(min(rates[group["name"]], 5.0 * middle))
@@ -236,7 +236,10 @@ def test_layers_of_the_users_own_have_the_same_budget():
     with torch.no_grad():
         for i in (0, 2):
             usual[i].weight = nn.Parameter(own[i].matrix.mT.clone())
-    found = [feature_speed_groups(net, half_squares, regression(), max_decay=None) for net in (own, usual)]
+    found = [
+        feature_speed_groups(net, half_squares, regression(), max_decay=None, max_sharpness=None)
+        for net in (own, usual)
+    ]
     assert [g["lr"] for g in found[0]] == pytest.approx([g["lr"] for g in found[1]], rel=1e-10)
 
 
@@ -277,8 +280,8 @@ def test_sparse_embeddings_get_a_rate():
 @pytest.mark.parametrize("rule", ["sgd", "adam", "slo", "muon"])
 def test_rates_in_lower_precision_are_near_those_in_double(dtype: torch.dtype, rule: Any):
     model, batch = network(), regression()
-    precise = feature_speed_groups(model, half_squares, batch, rule=rule)
-    rough = feature_speed_groups(model.to(dtype), half_squares, batch, rule=rule)
+    precise = feature_speed_groups(model, half_squares, batch, rule=rule, max_sharpness=None)
+    rough = feature_speed_groups(model.to(dtype), half_squares, batch, rule=rule, max_sharpness=None)
     tolerance = 1e-3 if dtype == torch.float32 else 0.15
     assert [group["lr"] for group in rough] == pytest.approx([group["lr"] for group in precise], rel=tolerance)
 
