@@ -5,7 +5,7 @@ no biases, 300 steps of full-batch gradient descent after ``rescale_init`` at th
 
 All settings are the defaults. What is claimed is that no depth diverges or stalls, not that all end alike: over six
 seeds the loss, .5 at first, was 2e-5 to 4e-3 at depth 4, 2e-4 to .08 at depth 10, .01 to .17 at depth 20. Without the
-limit on sharpness one start in four diverges.
+limit on sharpness 6 of 36 such starts diverged (half of them with biases), 4 at depth 4.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def test_the_model_is_a_guest() -> None:
 
 
 def unstable() -> tuple[nn.Sequential, tuple[Tensor, Tensor]]:
-    """A start at which the readout's gradient happens to be small, as one in four are on this task."""
+    """A start at which the readout's gradient happens to be small."""
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(512, 32, generator=generator)
     y = (x[:, :5] * x[:, :5].roll(-1, dims=1)).sum(dim=1, keepdim=True) / math.sqrt(5)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,7 +22,7 @@ from .._random import preserved_rng
 from .attention import recompute_attention
 from .batches import Batch, Outputs, raw_outputs
 from .layers import Layer
-from .parameter_order import inner
+from .parameter_order import norm
 
 __all__ = ["Call", "central_differences", "difference_step", "finite_change", "forward_mode", "moved"]
 
@@ -143,7 +143,7 @@ def central_differences(
 def difference_step(parameters: Mapping[str, nn.Parameter], change: Mapping[str, Tensor]) -> float:
     """Step h of central differences along a change: ``h ||dw|| / ||w||`` by the coarsest precision among them."""
     coarsest = max((parameters[name].dtype for name in change), key=lambda dtype: torch.finfo(dtype).eps)
-    length, size = _norm(change.values()), _norm(parameters[name] for name in change)
+    length, size = norm(change.values()), norm(parameters[name] for name in change)
     return _RELATIVE_STEP.get(coarsest, _HALF_PRECISION_STEP) * (size or 1.0) / (length or 1.0)
 
 
@@ -181,10 +181,6 @@ def _difference(after: Tensor | None, before: Tensor) -> Tensor:
     if after is None or after.shape != before.shape:
         return torch.full((), math.nan, dtype=before.dtype, device=before.device)
     return after - before
-
-
-def _norm(tensors: Iterable[Tensor]) -> float:
-    return math.sqrt(sum(inner(tensor.detach(), tensor.detach()) for tensor in tensors))
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch.autograd.graph import Node
 
 from .layers import Layer
 
-__all__ = ["attached_parameters", "first_uses", "inner", "own_decay"]
+__all__ = ["attached_parameters", "dense", "first_uses", "inner", "norm", "own_decay"]
 
 
 def first_uses(root: Tensor, parameters: Mapping[str, nn.Parameter]) -> dict[str, int]:
@@ -123,3 +124,13 @@ def inner(a: Tensor, b: Tensor) -> float:
     """Inner product of all entries, accumulated in float64 where the device has it."""
     wide = torch.float32 if a.device.type == "mps" else torch.float64
     return float((a.to(wide) * b.to(wide)).sum())
+
+
+def norm(tensors: Iterable[Tensor]) -> float:
+    """Euclidean norm of all entries of all tensors together."""
+    return math.sqrt(sum(inner(tensor.detach(), tensor.detach()) for tensor in tensors))
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """The gradient of an embedding may be sparse."""
+    return tensor.to_dense() if tensor.is_sparse else tensor

@@ -16,7 +16,7 @@ from .batches import Batch, Outputs
 from .first_order import Call, central_differences, finite_change, forward_mode
 from .layers import Layer
 from .losses import Loss, checked_loss
-from .parameter_order import attached_parameters, first_uses, inner, own_decay
+from .parameter_order import attached_parameters, dense, first_uses, inner, own_decay
 from .taps import Tapped, Taps
 from .updates import Update, parameter_update
 
@@ -106,13 +106,13 @@ def speed_pass(
     pulled = _pull(model, layers, batch, loss, outputs, parameters)
     change = parameter_update(update, model, parameters, pulled.gradients)
     names = {id(p): name for name, p in model.named_parameters()}
-    dense = {name: g.to_dense() if g.is_sparse else g for name, g in pulled.gradients.items()}
-    decays = {name: -inner(dense[name], change[name]) for name in change if name in dense}
+    gradients = {name: dense(gradient) for name, gradient in pulled.gradients.items()}
+    decays = {name: -inner(gradients[name], change[name]) for name in change if name in gradients}
     starts = {name: min(places) for name, places in pulled.places.items()}
     attached = attached_parameters(model, owners, starts, pulled.first_use)
     with _requiring(parameters):
         for name, sums in pulled.sums.items():
-            sums.own = own_decay(sums.layer, names, dense, change)
+            sums.own = own_decay(sums.layer, names, gradients, change)
             sums.own += sum(decays.get(free, 0.0) for free, layer in attached.items() if layer == name)
             until = max(pulled.places[name])
             sums.before = sum(decays.get(used, 0.0) for used, place in pulled.first_use.items() if place <= until)

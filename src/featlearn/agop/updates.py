@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..exceptions import DataError, ModelError
+from .parameter_order import dense
 
 __all__ = ["Update", "check_update", "parameter_update", "update_name"]
 
@@ -93,7 +94,7 @@ def parameter_update(
     if isinstance(update, torch.optim.Optimizer):
         change: Mapping[str, Tensor] = _rehearse(update, parameters, gradients)
     elif isinstance(update, str):
-        change = {name: -_dense(gradient) for name, gradient in gradients.items()}
+        change = {name: -dense(gradient) for name, gradient in gradients.items()}
     elif isinstance(update, Mapping):
         change = update
     else:
@@ -129,10 +130,6 @@ def _checked(change: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor
             raise DataError(f"Got a change of {name!r} that is not finite. Check the loss and the learning rate.")
         checked[names[name]] = delta.detach().to(parameter)
     return checked
-
-
-def _dense(tensor: Tensor) -> Tensor:
-    return tensor.to_dense() if tensor.is_sparse else tensor
 
 
 def _rehearse(

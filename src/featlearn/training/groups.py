@@ -21,11 +21,12 @@ from ..agop.batches import Outputs
 from ..agop.feature_speed import FeatureSpeed, feature_speed
 from ..agop.finding import unwrap
 from ..agop.losses import Loss
+from ..agop.parameter_order import dense, inner
 from ..exceptions import DataError, FeatlearnWarning, UnmeasurableError
 from .sharpness import rate_sharpness
-from .structure import Structure, WeightLayer, read_structure
+from .structure import Structure, WeightLayer, matching, read_structure
 
-__all__ = ["Rule", "equal_decay", "feature_speed_groups", "unit_steps"]
+__all__ = ["Rule", "change_at", "equal_decay", "feature_speed_groups", "unit_steps"]
 
 Rule = Literal["sgd", "adam", "slo", "muon"] | Callable[[Tensor], Tensor]
 
@@ -141,7 +142,7 @@ def feature_speed_groups(
     shares = _shares(contributions, chosen)
     steps = unit_steps(chosen, rule)
     rates = equal_decay(chosen, steps, shares)
-    update = {key: -rates[name] * step for name in chosen for key, step in steps[name].items()}
+    update = change_at(rates, steps)
     limits = []
     if budget is not None:
         measure = partial(feature_speed, model, loss, batch, update=update, outputs=outputs, mode=mode, finite=False)
@@ -171,12 +172,14 @@ def unit_steps(layers: Mapping[str, WeightLayer], rule: Rule) -> dict[str, dict[
     steps: dict[str, dict[str, Tensor]] = {}
     for name, layer in layers.items():
         steps[name] = {}
-        for key, gradient in layer.gradients.items():
-            dense = gradient.to_dense() if gradient.is_sparse else gradient
-            step = direction(dense.clone() if callable(rule) else dense)
-            if not isinstance(step, Tensor) or step.shape != dense.shape:
+        for key, found in layer.gradients.items():
+            gradient = dense(found)
+            step = direction(gradient.clone() if callable(rule) else gradient)
+            if not isinstance(step, Tensor) or step.shape != gradient.shape:
                 got = f"shape {tuple(step.shape)}" if isinstance(step, Tensor) else type(step).__name__
-                raise DataError(f"Got a rule that returns {got} for {key!r}, but expected shape {tuple(dense.shape)}.")
+                raise DataError(
+                    f"Got a rule that returns {got} for {key!r}, but expected shape {tuple(gradient.shape)}."
+                )
             steps[name][key] = step
     return steps
 
@@ -197,13 +200,18 @@ def equal_decay(
     """
     rates = {}
     for name, layer in layers.items():
-        decay = sum(float((layer.gradients[key].to(u) * u).sum(dtype=_wide(u))) for key, u in steps[name].items())
+        decay = sum(inner(dense(layer.gradients[key]), u) for key, u in steps[name].items())
         if decay == 0:
             raise UnmeasurableError(_DEAD.format(name))
         if not (math.isfinite(decay) and decay > 0):
             raise DataError(f"Got <g, u> = {decay:.3g} in layer {name!r}, but expected a step that lowers the loss.")
         rates[name] = (1 / len(layers) if shares is None else shares[name]) / decay
     return rates
+
+
+def change_at(rates: Mapping[str, float], steps: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Change of every parameter by name, for :func:`featlearn.feature_speed`: minus its layer's rate times its step."""
+    return {key: -rates[name] * step for name in steps for key, step in steps[name].items()}
 
 
 # --- the budget -----------------------------------------------------------------------------------------------------
@@ -269,10 +277,6 @@ _DIRECTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def _wide(tensor: Tensor) -> torch.dtype:
-    return torch.float32 if tensor.device.type == "mps" else torch.float64
-
-
 # --- arguments ------------------------------------------------------------------------------------------------------
 
 
@@ -301,15 +305,8 @@ def _chosen(structure: Structure, layers: str | Sequence[str]) -> dict[str, Weig
     for pattern in wanted:
         if dead := fnmatch.filter(structure.unreached, pattern):
             raise UnmeasurableError(_DEAD.format(dead[0]))
-        if not fnmatch.filter(structure.layers, pattern):
-            raise UnmeasurableError(
-                f"Got layer {pattern!r}, but expected one of {', '.join(map(repr, structure.layers))}, or a glob."
-            )
-    return {
-        name: layer
-        for name, layer in structure.layers.items()
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted)
-    }
+    chosen = {name for pattern in wanted for name in matching(structure.layers, pattern)}
+    return {name: layer for name, layer in structure.layers.items() if name in chosen}
 
 
 def _shares(contributions: Literal["equal"] | Mapping[str, float], chosen: Mapping[str, Any]) -> dict[str, float]:

@@ -2,7 +2,6 @@ r"""Initial scales: hidden outputs of a given size, and a readout for which feat
 
 from __future__ import annotations
 
-import fnmatch
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +19,8 @@ from ..agop.finding import find_layers, unwrap
 from ..agop.losses import Loss
 from ..agop.taps import guest, training_mode
 from ..exceptions import DataError, FeatlearnWarning, UnmeasurableError
-from .groups import Rule, check_rule, equal_decay, unit_steps
-from .structure import Structure, read_structure
+from .groups import Rule, change_at, check_rule, equal_decay, unit_steps
+from .structure import Structure, matching, read_structure
 from .undo import KeptParameters
 
 if TYPE_CHECKING:
@@ -270,11 +269,7 @@ def _named_targets(
     )
     targets: dict[str, float] = {}
     for pattern, size in wanted.items():
-        names = fnmatch.filter(hidden, pattern)
-        if not names:
-            raise UnmeasurableError(
-                f"Got layer {pattern!r}, but expected one of {', '.join(map(repr, hidden))}, or a glob."
-            )
+        names = matching(hidden, pattern)
         if not (math.isfinite(size) and size > 0):
             raise DataError(f"Got a size of {size} for {pattern!r}, but expected a positive finite number.")
         targets |= dict.fromkeys(names, float(size))
@@ -346,13 +341,11 @@ class _Sensitivity:
     def __call__(self) -> float:
         layers = read_structure(self.model, self.loss, self.batch, outputs=self.outputs, mode=self.mode).layers
         steps = unit_steps(layers, self.rule)
-        rates = equal_decay(layers, steps)
-        update = {key: -rates[name] * step for name in layers for key, step in steps[name].items()}
         speed = feature_speed(
             self.model,
             self.loss,
             self.batch,
-            update=update,
+            update=change_at(equal_decay(layers, steps), steps),
             layers=[self.features],
             outputs=self.outputs,
             mode=self.mode,

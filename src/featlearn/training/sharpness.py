@@ -19,7 +19,7 @@ from ..agop.batches import Batch, Outputs, parse_batch
 from ..agop.finding import unwrap
 from ..agop.first_order import Call, difference_step, moved
 from ..agop.losses import Loss, checked_loss
-from ..agop.parameter_order import inner
+from ..agop.parameter_order import dense, norm
 from ..agop.taps import guest, training_mode
 
 __all__ = ["rate_sharpness"]
@@ -81,7 +81,7 @@ def rate_sharpness(
             with moved(parameters, along, -step):
                 behind = _gradient(model, loss, parsed, outputs, parameters)
             image = {name: roots[name] * (ahead[name] - behind[name]) / (2 * step) for name in parameters}
-            before, found = found, _norm(image)
+            before, found = found, norm(image.values())
             if not (math.isfinite(found) and found > 0) or abs(found - before) <= _TOLERANCE * found:
                 break
             vector = _unit(image)
@@ -93,13 +93,9 @@ def _gradient(
 ) -> dict[str, Tensor]:
     value = checked_loss(loss(Call(model, batch, outputs)(), batch.targets))
     found = torch.autograd.grad(value, list(parameters.values()), materialize_grads=True, allow_unused=True)
-    return {name: g.to_dense() if g.is_sparse else g for name, g in zip(parameters, found, strict=True)}
-
-
-def _norm(vector: Mapping[str, Tensor]) -> float:
-    return math.sqrt(sum(inner(v, v) for v in vector.values()))
+    return dict(zip(parameters, map(dense, found), strict=True))
 
 
 def _unit(vector: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    norm = _norm(vector)
-    return {name: v / norm for name, v in vector.items()}
+    length = norm(vector.values())
+    return {name: v / length for name, v in vector.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,9 +17,9 @@ from ..agop.finding import unwrap
 from ..agop.losses import Loss, checked_loss
 from ..agop.parameter_order import first_uses
 from ..agop.taps import guest, training_mode
-from ..exceptions import DataError, ModelError
+from ..exceptions import DataError, ModelError, UnmeasurableError
 
-__all__ = ["Structure", "WeightLayer", "read_structure"]
+__all__ = ["Structure", "WeightLayer", "matching", "read_structure"]
 
 Place = tuple[int, int]  # of a tensor in the graph: order of the operation that made it, and which of its outputs
 
@@ -143,6 +144,21 @@ def read_structure(
             _tied(value, trained, owned),
             tuple(dict.fromkeys(_owner(key) for key, p in trained.items() if key not in uses and p.dim() >= 2)),
         )
+
+
+def matching(names: Iterable[str], pattern: str) -> list[str]:
+    """The names that a name or glob means, in their order.
+
+    Raises
+    ------
+    UnmeasurableError
+        None of them.
+    """
+    known = list(names)
+    found = [name for name in known if fnmatch.fnmatchcase(name, pattern)]
+    if not found:
+        raise UnmeasurableError(f"Got layer {pattern!r}, but expected one of {', '.join(map(repr, known))}, or a glob.")
+    return found
 
 
 # --- the forward pass ---------------------------------------------------------------------------------------------

@@ -79,9 +79,10 @@ class FeatureSpeedTuner:
     -----
     A measurement costs what ``feature_speed_groups`` costs without its limit on sharpness (about four training steps;
     the way back stands in for that limit), a snapshot one copy of the weights, buffers and optimiser state. The default
-    advice is fixed groups: with sensible budgets the tuner ended with a higher loss than they did; from budgets far too
-    large it recovers where they diverge. The cap is there because the measured rate, of order loss over squared
-    gradient, grows without bound near a minimum whose loss is not zero.
+    advice is fixed groups: in the trials that it was designed on (a small CNN, before there was a limit on sharpness)
+    it ended with a higher loss than they did from sensible budgets, and recovered where they diverged. The cap is there
+    because the measured rate, of order loss over squared gradient, grows without bound near a minimum whose loss is not
+    zero.
     Schedulers that multiply the rates (``ExponentialLR``, ``StepLR``, ``MultiplicativeLR``) combine with the tuner,
     which moves rates on from where they are. Those that compute them from the first rates (``LambdaLR``,
     ``OneCycleLR``) overwrite it at their next step, a roll-back's smaller rates too: do not combine them.
