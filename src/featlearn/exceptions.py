@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["DataError", "FeatlearnError", "FeatlearnWarning", "MixingError", "ModelError", "UnmeasurableError"]
+__all__ = [
+    "ConvergenceWarning",
+    "DataError",
+    "FeatlearnError",
+    "FeatlearnWarning",
+    "MixingError",
+    "ModelError",
+    "RegimeWarning",
+    "UnmeasurableError",
+]
 
 
 class FeatlearnError(ValueError):
@@ -27,3 +36,11 @@ class MixingError(FeatlearnError):
 
 class FeatlearnWarning(UserWarning):
     """A result was produced, but something about it deserves a look."""
+
+
+class ConvergenceWarning(FeatlearnWarning):
+    """A computation stopped before it converged; what was reached is returned."""
+
+
+class RegimeWarning(FeatlearnWarning):
+    """A theory was asked outside of the regime in which it holds."""
