@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from ..agop.batches import Batch, Outputs, check_batches, flat_outputs, parse_batch, raw_outputs
 from ..agop.finding import find_layers
 from ..agop.layers import Layer
+from ..agop.reference_model import twin_layers
+from ..agop.samples import by_sample, mixed_layers, targets_of
 from ..agop.taps import Taps
 from ..exceptions import DataError, UnmeasurableError
 from ..linalg.similarity import FEWEST
 from .feature_change import FeatureChange, LastFeatureScatter, relative
-from .reference_model import twin_layers
-from .samples import by_sample, mixed_layers, targets_of
 
 __all__ = ["Comparison"]
 

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from ..agop.batches import Outputs
 from ..agop.finding import resolve_layers, unwrap
 from ..agop.layers import Rows
+from ..agop.reference_model import reference_model, reference_state, twin_layers
+from ..agop.samples import Samples, mean_loss, take_samples, targets_of
+from ..agop.tangent_gram import tangent_gram
 from ..agop.taps import guest
 from ..exceptions import DataError, FeatlearnWarning
 from ..linalg.similarity import double_center, matrix_correlation
 from .comparison import Comparison
 from .feature_change import relative, weight_changes
 from .reference import reference_weights
-from .reference_model import reference_model, reference_state, twin_layers
-from .samples import Samples, mean_loss, take_samples, targets_of
-from .tangent_gram import tangent_gram
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -345,7 +345,7 @@ def kernel_drift(
 
     Notes
     -----
-    See :func:`featlearn.measure.tangent_gram.tangent_gram` for cost and memory, twice.
+    See :func:`featlearn.agop.tangent_gram.tangent_gram` for cost and memory, twice.
 
     Examples
     --------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,11 +12,10 @@ from torch import Tensor, nn
 from ..agop.accumulate import accumulation_dtype
 from ..agop.finding import find_layers, unwrap
 from ..agop.layers import LORA, Layer, lora_reference
+from ..agop.reference_model import closest_names, named_weights
 from ..exceptions import ModelError
 
-__all__ = ["closest_names", "covers_model", "describe_reference", "named_weights", "reference_weights"]
-
-PREFIXES = ("module.", "_orig_mod.")  # what data-parallel and compiled wrappers put before every key
+__all__ = ["covers_model", "describe_reference", "reference_weights"]
 
 
 def reference_weights(reference: Any, layers: Sequence[Layer]) -> dict[str, Tensor]:
@@ -95,32 +93,6 @@ def _check_shape(layer: Layer, got: Any, expected: Tensor) -> None:
 
 def _wide(weight: Tensor) -> Tensor:
     return weight.to(accumulation_dtype(weight.dtype))
-
-
-def closest_names(name: str, available: Mapping[str, Any]) -> str:
-    """The three names that resemble one most, for an error message."""
-    return ", ".join(map(repr, difflib.get_close_matches(name, available, n=3, cutoff=0.0))) or "none: it is empty"
-
-
-def named_weights(reference: Any) -> dict[str, Any]:
-    """Tensors of a module, a state_dict or a mapping by name, without the prefixes that wrappers put before every key.
-
-    Raises
-    ------
-    ModelError
-        For anything else.
-    """
-    if isinstance(reference, nn.Module):
-        return dict(unwrap(reference).state_dict())
-    if not isinstance(reference, Mapping):
-        raise ModelError(
-            f"Got reference={type(reference).__name__}, but expected a module, its state_dict or weights by name."
-        )
-    state = dict(reference)
-    for prefix in PREFIXES:
-        if state and all(str(key).startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state
 
 
 def covers_model(reference: Any, model: nn.Module) -> bool:

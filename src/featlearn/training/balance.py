@@ -18,25 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from ..agop.batches import Batch, Outputs, check_outputs, parse_batch, raw_outputs
+from ..agop.execution import Place, distance, in_order, passes, places, tolerance
 from ..agop.finding import resolve_layers, unwrap
 from ..agop.first_order import Call
 from ..agop.layers import Layer, Rows
 from ..agop.taps import guest
 from ..exceptions import DataError, ModelError, UnmeasurableError
 from .balance_results import BalanceReport, LayerBalance, LayerScale, PairBalance
-from .chains import (
-    Place,
-    checked_chain,
-    distance,
-    frobenius,
-    in_order,
-    inputs_of,
-    no_matrix,
-    passes,
-    places,
-    tolerance,
-    where_it_stops,
-)
+from .chains import checked_chain, frobenius, inputs_of, no_matrix, where_it_stops
 from .undo import KeptParameters
 
 __all__ = ["BalanceReport", "LayerBalance", "balance_of", "layer_balance"]

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..agop.batches import Batch, Outputs, check_batches, parse_batch, raw_outputs
-from ..agop.probes import rademacher
-from ..agop.taps import Tapped
 from ..exceptions import DataError, UnmeasurableError
+from .batches import Batch, Outputs, check_batches, parse_batch, raw_outputs
+from .probes import rademacher
+from .taps import Tapped
 
 __all__ = ["Samples", "by_sample", "mean_loss", "mixed_layers", "take_samples", "targets_of"]
 

@@ -15,15 +15,15 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ..agop.accumulate import accumulation_dtype
-from ..agop.batches import Outputs, flat_outputs, raw_outputs
-from ..agop.layers import Layer
-from ..agop.probes import MAX_EXACT_PASSES, rademacher
-from ..agop.taps import Taps
 from ..exceptions import DataError, MixingError, UnmeasurableError
+from .accumulate import accumulation_dtype
+from .batches import Outputs, flat_outputs, raw_outputs
+from .layers import Layer
+from .probes import MAX_EXACT_PASSES, rademacher
 from .samples import Samples, by_sample, mixed_layers
+from .taps import Taps
 
-__all__ = ["tangent_gram"]
+__all__ = ["Cotangents", "tangent_gram"]
 
 HELD = 2**26  # numbers of inputs and gradients held at once
 BLOCK = 2**25  # numbers of weight gradients, or of unfolded patches, made at once
@@ -51,7 +51,7 @@ def tangent_gram(
     model : torch.nn.Module
         Inside ``guest(model)``.
     samples : sequence of (Batch, int)
-        From :func:`featlearn.measure.samples.take_samples`.
+        From :func:`featlearn.agop.samples.take_samples`.
     layers : sequence of Layer
         Of this model. Layers that hold one parameter count as one, cross terms included.
     outputs : "logits" or callable
@@ -78,7 +78,7 @@ def tangent_gram(
     and output beside these; ``n^2 (d + k)`` with one position.
     """
     sizes, width = _survey(model, samples, layers, outputs, explicit)
-    cotangents = _Cotangents.of(width, probes, random_state)
+    cotangents = Cotangents.of(width, probes, random_state)
     terms = _terms([layer for layer in layers if layer.name in sizes])
     total = sum(n for _, n in samples)
     gram = torch.zeros(total, total, dtype=torch.float64, device=next(iter(model.parameters())).device)
@@ -96,7 +96,7 @@ def tangent_gram(
 
 
 @dataclass(frozen=True)
-class _Cotangents:
+class Cotangents:
     """Vectors over the outputs, each made when needed: the unit vectors, or random signs shared by all samples."""
 
     passes: int
@@ -105,7 +105,8 @@ class _Cotangents:
     random_state: int
 
     @classmethod
-    def of(cls, width: int, probes: int | str, random_state: int) -> _Cotangents:
+    def of(cls, width: int, probes: int | str, random_state: int) -> Cotangents:
+        """All of ``width`` outputs, or ``probes`` signs; refuses more exact passes than anybody means to make."""
         if probes == "exact" and width > MAX_EXACT_PASSES:
             raise DataError(
                 f"Got {width} outputs a sample, one backward pass each, but expected at most {MAX_EXACT_PASSES}. "
@@ -259,7 +260,7 @@ def _gather(
     samples: Samples,
     layers: Sequence[Layer],
     outputs: Outputs,
-    cotangents: _Cotangents,
+    cotangents: Cotangents,
     some: range,
 ) -> _Held:
     held = _Held()
@@ -285,7 +286,7 @@ def _gather(
     return held
 
 
-def _pull(taps: Taps, flat: Tensor, cotangents: _Cotangents, some: range) -> list[list[Tensor]]:
+def _pull(taps: Taps, flat: Tensor, cotangents: Cotangents, some: range) -> list[list[Tensor]]:
     """Gradients at each call's output, one a cotangent; an empty list where none arrives."""
     edges = [call.edge for call in taps.calls]
     pulled: list[Sequence[Tensor | None]] = [

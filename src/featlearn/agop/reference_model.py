@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..agop.layers import Layer
 from ..exceptions import FeatlearnWarning, ModelError
-from .reference import closest_names, named_weights
+from .finding import unwrap
+from .layers import Layer
 
-__all__ = ["reference_model", "reference_state", "twin_layers"]
+__all__ = ["closest_names", "named_weights", "reference_model", "reference_state", "twin_layers"]
+
+PREFIXES = ("module.", "_orig_mod.")  # what data-parallel and compiled wrappers put before every key
 
 
 def reference_state(model: nn.Module, reference: Any) -> dict[str, Any]:
@@ -91,6 +94,32 @@ def reference_model(model: nn.Module, state: Mapping[str, Any]) -> nn.Module:
 def twin_layers(layers: Sequence[Layer], other: nn.Module) -> list[Layer]:
     """The same layers of a copy of their model."""
     return [replace(layer, module=other.get_submodule(layer.module_name)) for layer in layers]
+
+
+def closest_names(name: str, available: Mapping[str, Any]) -> str:
+    """The three names that resemble one most, for an error message."""
+    return ", ".join(map(repr, difflib.get_close_matches(name, available, n=3, cutoff=0.0))) or "none: it is empty"
+
+
+def named_weights(reference: Any) -> dict[str, Any]:
+    """Tensors of a module, a state_dict or a mapping by name, without the prefixes that wrappers put before every key.
+
+    Raises
+    ------
+    ModelError
+        For anything else.
+    """
+    if isinstance(reference, nn.Module):
+        return dict(unwrap(reference).state_dict())
+    if not isinstance(reference, Mapping):
+        raise ModelError(
+            f"Got reference={type(reference).__name__}, but expected a module, its state_dict or weights by name."
+        )
+    state = dict(reference)
+    for prefix in PREFIXES:
+        if state and all(str(key).startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
 
 
 def _fill_tied(model: nn.Module, values: dict[str, Any]) -> None:

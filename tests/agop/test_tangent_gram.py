@@ -9,10 +9,10 @@ from torch import nn
 
 from featlearn.agop.finding import resolve_layers
 from featlearn.agop.layers import Rows
+from featlearn.agop.samples import take_samples
+from featlearn.agop.tangent_gram import tangent_gram
 from featlearn.agop.taps import guest
 from featlearn.exceptions import DataError, MixingError, UnmeasurableError
-from featlearn.measure.samples import take_samples
-from featlearn.measure.tangent_gram import tangent_gram
 
 # Weights that are made from other parameters have no parameter of their own to differentiate; samples of the others
 # cannot be told apart by layer (see the tests of refusals).
@@ -82,15 +82,15 @@ def test_gram_equals_autograd_sample_by_sample(name):
 @pytest.mark.parametrize("name", ["mlp", "convnet", "conv2d_four_groups", "repeated", "attention", "tied"])
 @pytest.mark.parametrize(("held", "block"), [(1, 1), (200, 64), (3000, 10**6)])
 def test_memory_budgets_change_nothing(monkeypatch, name, held, block):
-    monkeypatch.setattr("featlearn.measure.tangent_gram.HELD", held)
-    monkeypatch.setattr("featlearn.measure.tangent_gram.BLOCK", block)
+    monkeypatch.setattr("featlearn.agop.tangent_gram.HELD", held)
+    monkeypatch.setattr("featlearn.agop.tangent_gram.BLOCK", block)
     case = CASES[name]
     assert_gram(gram_of(case.model(), case.batches(), outputs=case.outputs), by_autograd(case))
 
 
 @pytest.mark.parametrize(("held", "gatherings"), [(1, 9), (1000, 6), (10**9, 1)])
 def test_what_is_held_stays_within_the_budget_or_is_one_layer(monkeypatch, held, gatherings):
-    from featlearn.measure import tangent_gram as module
+    from featlearn.agop import tangent_gram as module
 
     original, numbers = module._gather, []
 
@@ -113,7 +113,7 @@ def test_one_position_makes_no_weight_gradient(monkeypatch):
     def refuse(*args):
         raise AssertionError("a weight gradient was made")
 
-    monkeypatch.setattr("featlearn.measure.tangent_gram._weight_gradient", refuse)
+    monkeypatch.setattr("featlearn.agop.tangent_gram._weight_gradient", refuse)
     case = CASES["mlp"]
     assert_gram(gram_of(case.model(), case.batches()), by_autograd(case))
 
@@ -271,7 +271,7 @@ class Deeper(nn.Module):
 @pytest.mark.parametrize("held", [1, 10**9])
 @pytest.mark.parametrize("first", ["with", "without"])
 def test_layers_that_run_on_some_batches_count_there(monkeypatch, held, first):
-    monkeypatch.setattr("featlearn.measure.tangent_gram.HELD", held)
+    monkeypatch.setattr("featlearn.agop.tangent_gram.HELD", held)
     model = fill(Deeper())
     batches = [normal(4, 3), normal(2, 3, seed=3)]
     batches = batches if first == "with" else batches[::-1]

@@ -8,8 +8,8 @@ from cases import CASES, fill, normal
 from torch import nn
 
 from featlearn.agop.finding import resolve_layers
+from featlearn.agop.reference_model import reference_model, reference_state, twin_layers
 from featlearn.exceptions import FeatlearnWarning, ModelError
-from featlearn.measure.reference_model import reference_model, reference_state, twin_layers
 
 CASE = CASES["convnet"]
 
