@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from ..exceptions import DataError
 from .palette import ALIGNMENT, CENTERED, COMPARISON, FAINT, INK, MUTED, layer_colors
+from .panels import panels
 
-__all__ = ["plot_hyperbola", "plot_trajectories"]
+__all__ = ["plot_hyperbola", "plot_linear_net", "plot_mechanism_plane", "plot_trajectories"]
 
 _FEW = (ALIGNMENT, CENTERED, INK, "#c2418f")
 _POINTS = 200
@@ -140,3 +141,73 @@ def plot_trajectories(
 
 def _rows(trajectory: Mapping[str, Any], name: str) -> NDArray[np.float64]:
     return np.atleast_2d(np.asarray(trajectory["values"][name], dtype=np.float64)).reshape(-1, len(trajectory["t"]))
+
+
+_LINEAR_NET = {
+    "F": "output F",
+    "Theta": "kernel Theta",
+    "cos": "cosine of the layers",
+    "norm": "product of their norms",
+}
+
+
+def plot_linear_net(
+    closed: Mapping[str, Any], simulated: Mapping[str, Any] | None = None, ax: Axes | Iterable[Axes] | None = None
+) -> list[Axes]:
+    """Output, kernel, cosine and norms of a two-layer linear network over time; one Axes gets the output alone."""
+    axes = panels(ax, 4, (13.0, 3.2))
+    quantities = dict(list(_LINEAR_NET.items())[: len(axes)])
+    return plot_trajectories(closed, quantities, axes, simulated=simulated)
+
+
+def plot_mechanism_plane(
+    trajectories: Iterable[Mapping[str, Any]], ax: Axes | None = None, *, labels: Sequence[str] | None = None
+) -> Axes:
+    """Cosine of two layers against the product of their norms, from the start (dot) to the end (star).
+
+    To the right is alignment, to the left disalignment, up and down rescaling; lines of constant output are dashed.
+
+    Parameters
+    ----------
+    trajectories : iterable of mapping
+        ``Trajectory.to_dict()`` with "cos" and "norm", times in increasing order; each element of a batch is a curve.
+    ax : Axes, optional
+        Drawn into; by default a new figure.
+    labels : sequence of str, optional
+        One a curve.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    DataError
+        Nothing to draw, or another number of labels.
+    """
+    curves = [
+        pair
+        for trajectory in trajectories
+        for pair in zip(np.abs(_rows(trajectory, "cos")), _rows(trajectory, "norm"), strict=True)
+    ]
+    if not curves:
+        raise DataError("Got no trajectories, but expected at least one.")
+    if labels is not None and len(labels) != len(curves):
+        raise DataError(f"Got {len(labels)} labels, but expected one for each of the {len(curves)} curves.")
+    ax = ax if ax is not None else plt.subplots(figsize=(5.4, 4.2), layout="constrained")[1]
+    for i, ((cos, norm), color) in enumerate(zip(curves, _colors(len(curves)), strict=True)):
+        ax.plot(cos, norm, color=color, linewidth=2.2, label=labels[i] if labels else "")
+        ax.plot(cos[0], norm[0], "o", color=color, markersize=6)
+        ax.plot(cos[-1], norm[-1], "*", color=color, markersize=12)
+    lowest, highest = min(norm.min() for _, norm in curves), max(norm.max() for _, norm in curves)
+    ax.set_xlim(-0.03, 1.03)
+    ax.set_ylim(lowest / 1.6, highest * 1.6)
+    cosines = np.linspace(0.004, 1.03, 200)
+    for product in np.geomspace(lowest / 10, highest, 7):
+        ax.plot(cosines, product / cosines, color=FAINT, linewidth=0.8, linestyle="--", zorder=0)
+    ax.set_yscale("log")
+    ax.set_xlabel("|cosine| of the layers")
+    ax.set_ylabel("product of their norms")
+    if labels is not None:
+        ax.legend(fontsize=8, frameon=False)
+    return ax
