@@ -1,0 +1,265 @@
+"""Maps of the phases: which scales of a two-layer network keep its kernel, and which learn features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..exceptions import DataError
+from .hyperbola import Hyperbola
+from .parametrisations import (
+    NAMED_PARAMETRISATIONS,
+    Parametrisation,
+    as_parametrisation,
+    phase_of,
+    scaling_exponents,
+    speed_of,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+__all__ = ["PhaseDiagram", "phase_diagram"]
+
+Floats = NDArray[np.float64]
+
+_POINTS_A_PATH = 60
+_INITIALISATIONS = {
+    "ntk": (0.5, 0.0, "ntk"),
+    "kaiming": (0.5, 0.5, "kaiming / lecun"),
+    "xavier": (1.0, 0.0, "xavier"),
+    "mean_field": (1.0, 0.0, "mean field"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class PhaseDiagram:
+    """A plane of parametrisations, its phases, and the named ones on it.
+
+    Attributes
+    ----------
+    plane : {"exponents", "initialisation"}
+    axes : mapping of str to array of shape (resolution,)
+        The two coordinates: "eT" and "eF", or "gamma" and "gamma_prime". The first varies along the columns of a grid.
+    grids : mapping of str to array of shape (resolution, resolution)
+        "rho", "phase" and "speed"; or "slope" and "phase". Each is an attribute too.
+    points : tuple of mapping
+        One for each named parametrisation, and for the user's own: its label, exponents, place and phase, and in the
+        plane of exponents the numbers at this width, with its hyperbola and trajectory.
+    settings : mapping
+        "width" and "target" in the plane of exponents.
+    """
+
+    plane: Literal["exponents", "initialisation"]
+    axes: Mapping[str, Floats]
+    grids: Mapping[str, NDArray[Any]] = field(repr=False)
+    points: tuple[Mapping[str, Any], ...] = field(repr=False)
+    settings: Mapping[str, float]
+
+    def __getattr__(self, name: str) -> NDArray[Any]:
+        grids = self.__dict__.get("grids", {})
+        if name not in grids:
+            raise AttributeError(f"This phase diagram has no {name!r}; its grids are {', '.join(grids)}.")
+        return grids[name]
+
+    def frame(self) -> pd.DataFrame:
+        """One row a point."""
+        import pandas as pd
+
+        nested = ("exponents", "hyperbola", "trajectory")
+        rows = [
+            {name: value for name, value in point.items() if name not in nested} | dict(point.get("exponents", {}))
+            for point in self.points
+        ]
+        return pd.DataFrame(rows).set_index("name")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings and lists: all that a figure or a page shows."""
+        return {
+            "kind": "PhaseDiagram",
+            "schema": 1,
+            "plane": self.plane,
+            "axes": {name: axis.tolist() for name, axis in self.axes.items()},
+            "grids": {name: grid.tolist() for name, grid in self.grids.items()},
+            "points": [dict(point) for point in self.points],
+            "settings": dict(self.settings),
+        }
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """The map in colour, with its lines and named points."""
+        from ..plots.phase_diagram import plot_phase_diagram
+
+        return plot_phase_diagram(self.to_dict(), ax)
+
+    def _repr_html_(self) -> str:
+        return str(self.frame().to_html(float_format=lambda value: format(value, ".3g")))
+
+
+def phase_diagram(
+    plane: Literal["exponents", "initialisation"] = "exponents",
+    *,
+    width: int | None = None,
+    target: float | None = None,
+    resolution: int = 81,
+    mine: Parametrisation | Mapping[str, float] | None = None,
+) -> PhaseDiagram:
+    r"""Where parametrisations of a two-layer network keep their kernel, and where they learn features.
+
+    In the plane of exponents, for the linear network on one-dimensional data at width d,
+
+    .. math::
+        \rho = \frac{\Theta_\infty}{\Theta_0} - 1
+             = \sqrt{1 + \frac{4 g^2 \eta_u \eta_w F_\infty^2}{\Theta_0^2}} - 1, \quad
+        \Theta_0 = g^2 d (\eta_u \mathrm{Var}\, w + \eta_w \mathrm{Var}\, u)
+
+    which depends on :math:`e_\Theta` and :math:`e_F` of :func:`scaling_exponents` only, with
+    :math:`\Theta_0 = 2 d^{e_\Theta}` on the grid. The points carry the numbers of their own parametrisation.
+
+    Parameters
+    ----------
+    plane : {"exponents", "initialisation"}, default "exponents"
+        The second is the plane of the initial scales of a ReLU network, at equal rates: gamma and gamma' are the
+        exponents of 1/width in the product and in the ratio of the initial standard deviations of its layers.
+    width : int, optional
+        d of the plane of exponents, by default 1000.
+    target : float, optional
+        ``F_inf`` there, not 0, by default 1.
+    resolution : int, default 81
+        Points along each axis, at least 2.
+    mine : Parametrisation or mapping, optional
+        One more point: exponents g, eta_u, eta_w, var_u, var_w (0 where left out); or gamma and gamma_prime. The axes
+        reach out to it.
+
+    Returns
+    -------
+    PhaseDiagram
+
+    Raises
+    ------
+    DataError
+        Unknown plane or exponent, numbers out of range, or a width or target for the plane that has none.
+
+    Notes
+    -----
+    The initial output is left out of rho: it adds O(1/d) relative to the square of the kernel. Costs a few flops a
+    point of the grid. Provenance: that there are such diagrams is published (abstracts); the coordinates, boundaries
+    and numbers of both planes are derived here and checked against simulation.
+
+    References
+    ----------
+    Xu and Ziyin, arXiv 2401.07085. Luo, Xu, Ma and Zhang, arXiv 2007.07497.
+
+    Examples
+    --------
+    >>> diagram = phase_diagram(width=1000, mine={"g": -1.0, "eta_u": 1.0, "eta_w": 0.5})
+    >>> diagram.frame()["phase"].to_dict()
+    {'ntk': 'kernel', 'mean_field': 'feature', 'mup': 'feature', 'xavier': 'feature', 'kaiming': 'kernel',
+     'kaiming_slow': 'kernel', 'mine': 'kernel'}
+    """
+    _positive_integer("resolution", resolution, 2)
+    if plane == "exponents":
+        return _of_exponents(1000 if width is None else width, 1.0 if target is None else target, resolution, mine)
+    if plane != "initialisation":
+        raise DataError(f"Got plane={plane!r}, but expected 'exponents' or 'initialisation'.")
+    for name, value in (("width", width), ("target", target)):
+        if value is not None:
+            raise DataError(f"Got {name}={value} with plane='initialisation', which has no {name}; leave it out.")
+    return _of_initialisation(resolution, mine)
+
+
+def _positive_integer(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise DataError(f"Got {name}={value!r}, but expected an integer of at least {least}.")
+
+
+def _axis(low: float, high: float, resolution: int, places: list[float]) -> Floats:
+    margin = 0.25
+    return np.linspace(min(low, *(p - margin for p in places)), max(high, *(p + margin for p in places)), resolution)
+
+
+# --- exponents --------------------------------------------------------------------------------------------------------
+
+
+def _of_exponents(
+    width: int, target: float, resolution: int, mine: Parametrisation | Mapping[str, float] | None
+) -> PhaseDiagram:
+    _positive_integer("width", width, 1)
+    if not (math.isfinite(target) and target != 0):
+        raise DataError(f"Got target={target}, but expected a finite number other than 0: nothing has to move for it.")
+    named = dict(NAMED_PARAMETRISATIONS) | ({} if mine is None else {"mine": as_parametrisation(mine)})
+    points = tuple(_point(name, scales, width, target) for name, scales in named.items())
+    eT = _axis(-1.5, 1.5, resolution, [point["eT"] for point in points])
+    eF = _axis(-2.5, 1.5, resolution, [point["eF"] for point in points])
+    x, y = np.meshgrid(eT, eF)
+    grids = {
+        "rho": _growth(target**2 * float(width) ** (y - 2 * x)),
+        "phase": phase_of(x, y),
+        "speed": speed_of(x, y),
+    }
+    return PhaseDiagram("exponents", {"eT": eT, "eF": eF}, grids, points, {"width": width, "target": target})
+
+
+def _growth(squares: Floats) -> Floats:
+    """``sqrt(1 + squares) - 1`` without its cancellation."""
+    return np.asarray(squares / (np.sqrt(1 + squares) + 1))
+
+
+def _point(name: str, scales: Parametrisation, width: int, target: float) -> dict[str, Any]:
+    place = scaling_exponents(**scales.exponents())
+    at = scales.at(width)
+    kernel = at["g"] ** 2 * width * (at["eta_u"] * at["var_w"] + at["eta_w"] * at["var_u"])
+    omega = 2 * at["g"] * math.sqrt(at["eta_u"]) * math.sqrt(at["eta_w"])
+    path = Hyperbola(0.0, kernel, omega, target)
+    times = np.linspace(0.0, path.horizon(), _POINTS_A_PATH)
+    curve = path.closed_form(times)
+    return {
+        "name": name,
+        "label": scales.label or name,
+        "exponents": scales.exponents(),
+        **{key: float(getattr(place, key)) for key in ("eT", "eF", "e0", "M")},
+        "phase": str(place.phase),
+        "speed": str(place.speed),
+        "Theta0": kernel,
+        "rho": float(path.rho),
+        "hyperbola": path.to_dict(),
+        "trajectory": {"t": times.tolist(), "F": curve.F.tolist(), "Theta": curve.Theta.tolist()},
+    }
+
+
+# --- initialisation ---------------------------------------------------------------------------------------------------
+
+
+def _of_initialisation(resolution: int, mine: Parametrisation | Mapping[str, float] | None) -> PhaseDiagram:
+    from .phase_slope import regime_of
+
+    places = dict(_INITIALISATIONS)
+    if mine is not None:
+        if isinstance(mine, Parametrisation) or set(mine) != {"gamma", "gamma_prime"}:
+            raise DataError(f"Got mine={mine!r}, but expected the exponents gamma and gamma_prime in this plane.")
+        if not all(math.isfinite(value) for value in mine.values()):
+            raise DataError(f"Got mine={mine!r}, but expected finite exponents.")
+        places["mine"] = (float(mine["gamma"]), float(mine["gamma_prime"]), "mine")
+    gam = _axis(0.0, 2.0, resolution, [place[0] for place in places.values()])
+    gamp = _axis(-1.0, 1.0, resolution, [place[1] for place in places.values()])
+    phase, slope = regime_of(*np.meshgrid(gam, gamp))
+    phases, slopes = regime_of(*(np.array(column) for column in list(zip(*places.values(), strict=True))[:2]))
+    points = tuple(
+        {
+            "name": name,
+            "label": place[2],
+            "gamma": place[0],
+            "gamma_prime": place[1],
+            "phase": str(p),
+            "slope": float(s),
+        }
+        for (name, place), p, s in zip(places.items(), phases, slopes, strict=True)
+    )
+    return PhaseDiagram(
+        "initialisation", {"gamma": gam, "gamma_prime": gamp}, {"slope": slope, "phase": phase}, points, {}
+    )
