@@ -180,9 +180,10 @@ def statistical_agreement(
     for name, drawn in samples.items():
         values = np.asarray(drawn, dtype=np.float64)
         mean, error = float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
-        apart = abs(theory[name] - mean)
+        expected = float(theory[name])
+        apart = abs(expected - mean)
         worst = apart / error if error > 0 else (math.inf if apart else 0.0)
-        rows.append({"quantity": name, "theory": theory[name], "mean": mean, "standard_error": error, "worst": worst})
+        rows.append({"quantity": name, "theory": expected, "mean": mean, "standard_error": error, "worst": worst})
     row = max(rows, key=_badness)
     return Agreement(row["worst"], row["quantity"], math.nan, tolerance, "statistical", tuple(rows))
 
