@@ -132,3 +132,36 @@ def test_bad_input_is_refused(arguments: dict[str, Any], word: str) -> None:
 def test_a_grid_that_the_plane_has_not_is_named() -> None:
     with pytest.raises(AttributeError, match="'slope'; its grids are rho, phase, speed"):
         phase_diagram(resolution=3).slope  # noqa: B018
+
+
+def test_the_plane_of_initial_scales_shows_regimes_and_their_slopes() -> None:
+    diagram = phase_diagram("initialisation", resolution=9, mine={"gamma": 1.5, "gamma_prime": -0.25})
+    places = {point["name"]: (point["gamma"], point["gamma_prime"]) for point in diagram.points}
+    assert places == {
+        "ntk": (0.5, 0.0),
+        "kaiming": (0.5, 0.5),
+        "xavier": (1.0, 0.0),
+        "mean_field": (1.0, 0.0),
+        "mine": (1.5, -0.25),
+    }
+    frame = diagram.frame()
+    assert frame["phase"].to_dict() == {
+        "ntk": "linear",
+        "kaiming": "linear",
+        "xavier": "critical",
+        "mean_field": "critical",
+        "mine": "condensed",
+    }
+    assert frame["slope"].to_dict() == pytest.approx(
+        {"ntk": -0.5, "kaiming": -1.5, "xavier": 0.0, "mean_field": 0.0, "mine": 0.375}
+    )
+    # gamma runs along the columns, gamma' along the rows.
+    assert (diagram.axes["gamma"][2], diagram.axes["gamma_prime"][6]) == (0.5, 0.5)
+    assert (diagram.slope[6, 2], diagram.phase[6, 2]) == (-1.5, "linear")
+    assert json.loads(json.dumps(diagram.to_dict(), allow_nan=False))["settings"] == {}
+
+
+@pytest.mark.parametrize("mine", [{"g": 1.0}, {"gamma": 1.0}, {"gamma": np.nan, "gamma_prime": 0.0}, Parametrisation()])
+def test_points_of_the_other_plane_are_refused(mine: Any) -> None:
+    with pytest.raises(DataError, match="gamma"):
+        phase_diagram("initialisation", mine=mine)

@@ -33,7 +33,7 @@ def test_parametrisations_at_one_place_share_one_dot_and_one_label() -> None:
     assert sorted(ends(ax, "o")) == [(0.0, -2.0), (0.0, -1.0), (0.0, 0.0), (1.0, 0.0)]
     assert ends(ax, "D") == [(-0.5, -1.5)]
     texts = [text.get_text() for text in ax.texts]
-    assert "mean field = mup = xavier" in texts
+    assert "mean field\nmup\nxavier" in texts
     assert "mine" in texts
 
 
@@ -90,3 +90,11 @@ def test_the_plane_of_mechanisms_shows_cosine_and_norms() -> None:
         plot_mechanism_plane([])
     with pytest.raises(DataError, match="2 labels"):
         plot_mechanism_plane([path.to_dict()], labels=["a", "b"])
+
+
+def test_the_plane_of_initial_scales_is_its_slopes_in_colour() -> None:
+    diagram = phase_diagram("initialisation", resolution=9, mine={"gamma": 1.5, "gamma_prime": 0.25})
+    ax = diagram.plot()
+    np.testing.assert_allclose(np.asarray(ax.collections[0].get_array()).reshape(9, 9), diagram.slope)
+    assert sorted(ends(ax, "o")) == [(0.5, 0.0), (0.5, 0.5), (1.0, 0.0)]
+    assert ends(ax, "D") == [(1.5, 0.25)]

@@ -67,9 +67,9 @@ class LinearNet1D:
     --------
     >>> net = LinearNet1D([0.1, 0.2], [0.3, -0.1])
     >>> net.F([0.0, 2.0, float("inf")]).round(3).tolist()
-    [0.01, 0.581, 1.0]
+    [0.01, 0.715, 1.0]
     >>> str(net.mechanisms().labels)
-    'alignment, rescaling'
+    'rescaling'
     """
 
     u0: Floats
@@ -137,8 +137,8 @@ class LinearNet1D:
 
         Examples
         --------
-        >>> LinearNet1D.sample(100, "ntk", random_state=0).mechanisms().labels
-        array('kernel', dtype='<U23')
+        >>> LinearNet1D.sample(100, "mean_field", random_state=0, draws=2).mechanisms().labels.tolist()
+        ['alignment, rescaling', 'alignment, rescaling']
         """
         for name, count in (("width", width), ("draws", 1 if draws is None else draws)):
             if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:

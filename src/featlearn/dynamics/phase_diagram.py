@@ -147,9 +147,10 @@ def phase_diagram(
 
     Notes
     -----
-    The initial output is left out of rho: it adds O(1/d) relative to the square of the kernel. Costs a few flops a
-    point of the grid. Provenance: that there are such diagrams is published (abstracts); the coordinates, boundaries
-    and numbers of both planes are derived here and checked against simulation.
+    The initial output is left out of rho. In the feature phase it vanishes with the width; in the kernel phase,
+    where it may be of order 1, the growth of a random network is as small as rho, up to a factor of order 1. Costs a
+    few flops a point of the grid. Provenance: that there are such diagrams is published (abstracts); the coordinates,
+    boundaries and numbers of both planes are derived here and checked against simulation.
 
     References
     ----------

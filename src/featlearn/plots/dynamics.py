@@ -67,7 +67,7 @@ def plot_hyperbola(
         ax.plot(path, kernel, color=color, linewidth=2.6, zorder=2, label=labels[i] if labels else "")
         ax.plot(path[0], kernel[0], "o", color=color, markersize=6, zorder=3)
         ax.plot(path[-1], kernel[-1], "*", color=color, markersize=12, zorder=3)
-    _name_the_ends(ax, curves, reach)
+    _name_the_ends(ax, curves, reach, room=0.07 * sum(bool(label) for label in labels or ()))
     ax.set_xlabel("output, omega F / kappa" if normalize else "output F")
     ax.set_ylabel("kernel, Theta / kappa" if normalize else "kernel Theta")
     if labels is not None:
@@ -93,9 +93,9 @@ def _colors(count: int) -> Sequence[str]:
     return _FEW[:count] if count <= len(_FEW) else layer_colors(count)
 
 
-def _name_the_ends(ax: Axes, curves: Sequence[Mapping[str, float]], reach: float) -> None:
+def _name_the_ends(ax: Axes, curves: Sequence[Mapping[str, float]], reach: float, room: float) -> None:
     top = max(np.hypot(curve["kappa"], 1.15 * reach * curve["omega"]) for curve in curves)
-    ax.set_ylim(-0.08 * top, 1.05 * top)
+    ax.set_ylim(-0.08 * top, (1.13 + room) * top)  # room for the legend above the curves
     ax.text(0.5, 0.015, "lazy: flat", transform=ax.transAxes, ha="center", color=MUTED, fontsize=9)
     for side, ha in ((0.015, "left"), (0.985, "right")):
         ax.text(side, 0.965, "rich: steep", transform=ax.transAxes, ha=ha, va="top", color=MUTED, fontsize=9)
@@ -194,7 +194,7 @@ def plot_mechanism_plane(
         raise DataError("Got no trajectories, but expected at least one.")
     if labels is not None and len(labels) != len(curves):
         raise DataError(f"Got {len(labels)} labels, but expected one for each of the {len(curves)} curves.")
-    ax = ax if ax is not None else plt.subplots(figsize=(5.4, 4.2), layout="constrained")[1]
+    ax = ax if ax is not None else plt.subplots(figsize=(7.0, 4.2), layout="constrained")[1]
     for i, ((cos, norm), color) in enumerate(zip(curves, _colors(len(curves)), strict=True)):
         ax.plot(cos, norm, color=color, linewidth=2.2, label=labels[i] if labels else "")
         ax.plot(cos[0], norm[0], "o", color=color, markersize=6)
@@ -209,5 +209,5 @@ def plot_mechanism_plane(
     ax.set_xlabel("|cosine| of the layers")
     ax.set_ylabel("product of their norms")
     if labels is not None:
-        ax.legend(fontsize=8, frameon=False)
+        ax.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return ax

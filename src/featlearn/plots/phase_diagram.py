@@ -106,7 +106,7 @@ def _dots(ax: Axes, points: Sequence[Mapping[str, Any]], axes: tuple[str, ...], 
         ax.plot(*place, "D" if place in own else "o", color=INK, markersize=7, markeredgecolor="white")
         right = place[0] > 0.6 * limits[1] + 0.4 * limits[0]  # where a label to the right would leave the axes
         ax.annotate(
-            " = ".join(names),
+            "\n".join(names),
             place,
             xytext=(-6, -13) if right else (7, 5),
             ha="right" if right else "left",
