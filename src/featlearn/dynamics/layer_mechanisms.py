@@ -97,8 +97,8 @@ def layer_mechanisms(
     states = [_states(chosen, spectra)]
     if before is not None:
         earlier = reference_model(model, reference_state(model, before))
-        states.insert(0, _states(at_reference(chosen, earlier), spectra))
-    return collect(chosen, [pair.weights() for pair in chosen], states, range(len(states)))
+        states.insert(0, _states(_at_reference(chosen, earlier), spectra))
+    return _collect(chosen, states, range(len(states)))
 
 
 class MechanismRecorder:
@@ -167,37 +167,54 @@ class MechanismRecorder:
         """
         if not self._steps:
             raise DataError("Got no recorded step, but expected at least one. Call recorder(step) while training.")
-        return collect(self._pairs, [pair.weights() for pair in self._pairs], self._states, self._steps)
+        return _collect(self._pairs, self._states, self._steps)
 
 
-def at_reference(pairs: Sequence[Pair], other: nn.Module) -> list[Pair]:
+def _at_reference(pairs: Sequence[Pair], other: nn.Module) -> list[Pair]:
     """The same pairs in a copy of their model."""
     twins = [twin_layers([pair.first, pair.second], other) for pair in pairs]
     return [replace(pair, first=first, second=second) for pair, (first, second) in zip(pairs, twins, strict=True)]
 
 
-def collect(
-    pairs: Sequence[Pair], weights: Sequence[WeightPair], states: Sequence[Sequence[State]], steps: Sequence[int]
+def collect_weights(
+    names: Sequence[Names],
+    weights: Sequence[WeightPair],
+    states: Sequence[Sequence[State]],
+    steps: Sequence[int],
+    *,
+    flags: Sequence[tuple[str, ...]] | None = None,
+    normalised: Sequence[bool] | None = None,
 ) -> LayerMechanisms:
-    """A result from the states of every pair at every step."""
+    """A result from the states of every pair at every step; of the weights only the shapes are read."""
     found = []
-    for i, (pair, weight) in enumerate(zip(pairs, weights, strict=True)):
+    for i, (first, second) in enumerate(names):
         cosine, largest, norm = np.array([state[i] for state in states]).T
-        if pair.normalised:
+        if normalised is not None and normalised[i]:
             norm = np.full_like(norm, math.nan)
         found.append(
             PairMechanisms(
-                first=pair.first.name,
-                second=pair.second.name,
-                width=weight.width,
-                chance=weight.chance,
+                first=first,
+                second=second,
+                width=weights[i].width,
+                chance=weights[i].chance,
                 cosine=cosine,
                 largest=largest,
                 norm=norm,
-                flags=pair.flags,
+                flags=() if flags is None else flags[i],
             )
         )
     return LayerMechanisms(steps=tuple(int(step) for step in steps), pairs=tuple(found))
+
+
+def _collect(pairs: Sequence[Pair], states: Sequence[Sequence[State]], steps: Sequence[int]) -> LayerMechanisms:
+    return collect_weights(
+        [pair.names for pair in pairs],
+        [pair.weights() for pair in pairs],
+        states,
+        steps,
+        flags=[pair.flags for pair in pairs],
+        normalised=[pair.normalised for pair in pairs],
+    )
 
 
 def _states(pairs: Sequence[Pair], spectra: bool) -> list[State]:

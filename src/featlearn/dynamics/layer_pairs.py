@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..agop.execution import NORMALISATION, Place, places
+from ..agop.execution import NORMALISATION, Place, in_order, places
 from ..agop.finding import find_layers, resolve_layers
 from ..agop.layers import Layer
 from ..agop.reference_model import closest_names
@@ -108,7 +108,7 @@ def find_pairs(model: nn.Module, pairs: Sequence[Names] | None, path: Sequence[P
     """
     path = places(model) if path is None else path
     if pairs is None:
-        whole = [layer for layer in find_layers(model)[0].values() if not layer.part]
+        whole = [layer for layer in in_order(find_layers(model)[0].values(), path) if not layer.part]
         found = [(a, b) for a, b in pairwise(whole) if a.module is not b.module and _follows(a, b)]
         if not found:
             raise UnmeasurableError(

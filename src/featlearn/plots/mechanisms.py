@@ -17,7 +17,7 @@ __all__ = ["plot_mechanism_terms", "plot_mechanisms"]
 # What the stacked bars show, from the bottom up; turned is rotation and concentration where no spectra were computed.
 TERMS = (
     ("rotation", "rotation", ALIGNMENT),
-    ("concentration", "concentration of the spectra", COMPARISON),
+    ("concentration", "concentration", COMPARISON),
     ("rescaling", "rescaling", CENTERED),
 )
 
@@ -48,6 +48,9 @@ def plot_mechanisms(result: Mapping[str, Any], ax: Axes | Iterable[Axes] | None 
         axes[0].set_ylim(0.0, 1.02)
         _curves(axes[1], result, _grown)
         axes[1].set_ylabel(r"$n$ relative to the first step")
+        growth = [value for pair in result["pairs"] for value in _grown(pair) if value > 0]
+        if growth and max(growth) > 10 * min(growth):
+            axes[1].set_yscale("log")
         axes[1].legend(fontsize=8, frameon=False)
     plot_mechanism_terms(result["pairs"], axes[-1])
     return axes
@@ -74,6 +77,8 @@ def plot_mechanism_terms(pairs: Sequence[Mapping[str, Any]], ax: Axes) -> Axes:
             below[i] += min(height, 0.0)
     totals = [pair["total"] for pair in pairs]
     ax.plot(range(len(pairs)), totals, "D", color=INK, markerfacecolor="white", markersize=5, label="sum")
+    for i, pair in enumerate(pairs):
+        ax.annotate(_missing(pair), (i, above[i]), (0, 3), textcoords="offset points", fontsize=7, ha="center")
     ax.axhline(0.0, color=INK, linewidth=0.6)
     ax.axhspan(-math.log(1.25), math.log(1.25), color=FAINT, alpha=0.35, linewidth=0, zorder=0)
     names = [pair.get("label", f"{pair['first']} | {pair['second']}") for pair in pairs]
@@ -81,8 +86,26 @@ def plot_mechanism_terms(pairs: Sequence[Mapping[str, Any]], ax: Axes) -> Axes:
     ax.set_xticks(range(len(pairs)), names, rotation=45 if turned else 0, ha="right" if turned else "center")
     ax.set_xlim(-0.6, max(len(pairs) - 0.4, 1.6))
     ax.set_ylabel(r"change of $\log\,\|W_2 W_1\|$")
-    ax.legend(fontsize=8, frameon=False)
+    ax.margins(y=0.12)
+    ax.legend(
+        fontsize=8,
+        frameon=False,
+        ncols=4,
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0),
+        columnspacing=1.0,
+        handlelength=1.2,
+    )
     return ax
+
+
+def _missing(pair: Mapping[str, Any]) -> str:
+    """What the bars of a pair cannot show."""
+    if pair["score"] is None or math.isnan(pair["score"]):
+        return "no angle: a weight is zero" if len(pair["cosine"]) > 1 else "one state"
+    if 0.0 in (pair["cosine"][0], pair["cosine"][-1]):
+        return "rotation infinite:\nunits cancel"
+    return "" if _known(pair["rescaling"]) else "normalised:\nno rescaling"
 
 
 def _curves(ax: Axes, result: Mapping[str, Any], of: Any) -> None:
@@ -118,6 +141,10 @@ def _log_change(values: Sequence[float | None]) -> float:
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
+
+
+def _known(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def _finite(value: float | None) -> float:
