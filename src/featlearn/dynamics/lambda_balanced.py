@@ -39,8 +39,9 @@ class LambdaBalanced:
         W_2^\top W_2 - W_1 W_1^\top = \lambda I \ \text{conserved}
 
     Small :math:`|\lambda|` is rich: features are learned one after the other, in steps, and the kernel changes with
-    them. Large :math:`|\lambda|` is lazy: exponentials at an almost constant kernel. Large :math:`|\lambda|` also means
-    large weights, so compare with random starts of the same norm.
+    them. Large :math:`|\lambda|` is lazy: exponentials at an almost constant kernel. It also means large weights, so
+    compare with random starts of the same norm that have as much to learn. With fewer hidden units than features the
+    lazy phase has an end: after a time of order :math:`|\lambda| / s^2` the units turn to the largest features.
 
     Parameters
     ----------
