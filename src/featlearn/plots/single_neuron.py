@@ -18,6 +18,7 @@ __all__ = ["balance_colors", "plot_single_neuron"]
 Floats = NDArray[np.float64]
 
 _MOST_NAMED = 8
+_ZERO = 1e-12
 
 
 def balance_colors(delta: Iterable[float]) -> list[str]:
@@ -63,7 +64,7 @@ def plot_single_neuron(
     curves = [_curve(model, closed, i) for i in range(len(deltas))]
     dots = [_curve(model, simulated, i) for i in range(len(deltas))] if simulated is not None else [None] * len(deltas)
     for color, delta, curve, points in zip(balance_colors(deltas), deltas, curves, dots, strict=True):
-        _plane(axes[0], curve, points, color, f"{delta:.2g}")
+        _plane(axes[0], curve, points, color, f"{delta if abs(delta) > _ZERO else 0.0:.2g}")
         if len(axes) == 3:
             _kernel(axes[1], curve, points, color)
             _layers(axes[2], curve, points, color)
@@ -134,8 +135,10 @@ def _finish(axes: list[Axes], curves: list[dict[str, Floats]]) -> None:
     plane.set_ylabel("beta across it, along the initial w")
     plane.axhline(0.0, color=COMPARISON, linewidth=0.5, zorder=0)
     plane.set_title("from the start (dot) to the target (star)", fontsize=10)
+    plane.set_aspect("equal", adjustable="datalim")
     if len(curves) <= _MOST_NAMED:
-        plane.legend(title="delta", fontsize=8, title_fontsize=8, frameon=False)
+        place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "ncols": len(curves)}
+        plane.legend(title="delta", fontsize=8, title_fontsize=8, frameon=False, columnspacing=1.0, **place)
     if len(axes) == 3:
         axes[1].set_xlabel("output, sign(a) |beta|")
         axes[1].set_ylabel("kernel, eta_w a² + eta_a |w|²")
