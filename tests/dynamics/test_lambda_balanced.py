@@ -262,3 +262,18 @@ def test_results_leave_as_plain_numbers_tables_and_figures():
     assert [text.get_text() for text in axes[1].get_legend().get_texts()] == ["2", "0"]
     assert len(batch.plot([0.0, 1.0], ax=plt.subplots()[1])) == 1
     plt.close("all")
+
+
+def test_equal_features_and_missing_targets_have_modes_too():
+    rng = np.random.default_rng(0)
+    U, V = rotation(3, rng), rotation(3, rng)
+    model = LambdaBalanced((np.diag([0.3, 0.2, 0.1]) @ V.T), U * [0.3, 0.2, 0.1], U @ V.T)
+    np.testing.assert_allclose(np.sort(model.modes().F0), [0.01, 0.04, 0.09], atol=1e-14)
+    lost = LambdaBalanced(model.W1, model.W2, np.zeros((3, 3))).modes()
+    np.testing.assert_allclose(np.sort(lost.F(2.0)[:, 0]), [0.01 / 1.04, 0.04 / 1.16, 0.09 / 1.36], atol=1e-14)
+
+
+def test_layers_that_use_different_hidden_units_for_a_feature_are_coupled():
+    swap = np.array([[0.0, 1.0], [1.0, 0.0]])
+    with pytest.raises(DataError, match="couple"):
+        LambdaBalanced(np.eye(2), swap, np.diag([2.0, 1.0])).modes()

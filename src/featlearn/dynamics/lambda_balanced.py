@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..exceptions import DataError
-from .descent import descend
+from .aligned import aligned_modes
 from .hyperbola import Hyperbola
 from .integration import integrate
 from .riccati import march
@@ -26,7 +26,6 @@ __all__ = ["LambdaBalanced"]
 Floats = NDArray[np.float64]
 
 _STIFF = 1e4  # fastest rate times the length of the run
-_ALIGNED = 1e-8
 _ROUNDING = 1e-14  # of a balance, relative to the squared weights it is a difference of
 
 
@@ -219,6 +218,8 @@ class LambdaBalanced:
             W1, W2 = self._layers(path)
             return self._trajectory(times, W1, W2)
         if method == "network":
+            from .descent import descend
+
             first, second = descend(self._network_loss, [self.W1, self.W2], times, lr)
             return self._trajectory(times, np.moveaxis(first, -1, -3), np.moveaxis(second, -1, -3))
         raise DataError(f"Got method={method!r}, but expected 'ode' or 'network'.")
@@ -283,31 +284,7 @@ class LambdaBalanced:
         DataError
             Layers that couple features: the target and ``W2 W1`` have other singular vectors.
         """
-        product, outputs, inputs = self.W2 @ self.W1, self.W2 @ self.W2.mT, self.W1.mT @ self.W1
-        # Equal singular values leave their vectors open; those of a mixture with the product are aligned with both.
-        scale = np.sqrt(_square(product))
-        mixed = (
-            self.Syx + (0.37 * np.sqrt(_square(self.Syx)) / np.where(scale > 0, scale, 1.0))[..., None, None] * product
-        )
-        U, _, V = np.linalg.svd(np.where((_square(mixed) > 0)[..., None, None], mixed, product))
-        k = min(product.shape[-2:])
-        target, start = U.mT @ self.Syx @ V.mT, U.mT @ product @ V.mT
-        w2, w1 = (self.W2.mT @ U)[..., :k], (self.W1 @ V.mT)[..., :k]
-        active = (
-            np.abs(_diagonal(target)) + np.abs(_diagonal(start))
-            > _ALIGNED * (np.abs(target) + np.abs(start)).max(axis=(-2, -1))[..., np.newaxis]
-        )
-        coupled = max(
-            *(_off_diagonal(matrix, active) for matrix in (target, start, U.mT @ outputs @ U, V @ inputs @ V.mT)),
-            float(np.abs((w2 * w1).sum(axis=-2) ** 2 - (w2**2).sum(axis=-2) * (w1**2).sum(axis=-2)).max()) ** 0.5,
-        )
-        if coupled > _ALIGNED * max(1.0, float((_square(self.W1) + _square(self.W2)).max())):
-            raise DataError(
-                f"Got layers that couple the features of Syx (by {coupled:.3g}), but expected W2 W1 and Syx with the "
-                "same singular vectors; closed_form has no such condition."
-            )
-        A, B = ((w2 + w1) ** 2).sum(axis=-2), ((w2 - w1) ** 2).sum(axis=-2)
-        return Hyperbola.from_sums(A, B, 2 * _diagonal(target), omega=2.0)
+        return aligned_modes(self.W1, self.W2, self.Syx)
 
     # --- raw equations ------------------------------------------------------------------------------------------------
 
@@ -411,16 +388,3 @@ def _square(matrix: Floats) -> Floats:
 
 def _flat(matrix: Floats) -> Floats:
     return matrix.reshape(*matrix.shape[:-2], -1)
-
-
-def _diagonal(matrix: Floats) -> Floats:
-    return np.diagonal(matrix, axis1=-2, axis2=-1)
-
-
-def _off_diagonal(matrix: Floats, rows: NDArray[np.bool_]) -> float:
-    """Largest entry beside the diagonal, in the leading rows and columns that are marked."""
-    beside = np.abs(matrix * (1 - np.eye(*matrix.shape[-2:])))
-    k = rows.shape[-1]
-    across = np.where(rows[..., :, np.newaxis], beside[..., :k, :], 0.0)
-    down = np.where(rows[..., np.newaxis, :], beside[..., :, :k], 0.0)
-    return float(max(across.max(), down.max()))

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..exceptions import DataError
-from .descent import descend
 from .integration import integrate
 from .solvable import Agreement, Trajectory, agreement, as_floats, as_times, broadcast
 
@@ -188,6 +187,8 @@ class SingleNeuron:
             weights = integrate(self._flow, start, times, method="LSODA" if stiff else "DOP853")
             return self._trajectory(times, weights[..., 0, :], weights[..., 1:, :])
         if method == "network":
+            from .descent import descend
+
             rates = [self.eta_a, self.eta_w[..., np.newaxis]]
             a, w = descend(self._network_loss, [self.a0, self.w0], times, lr, rates)
             return self._trajectory(times, a, w)
