@@ -150,7 +150,8 @@ class PhaseSlope:
     kernel_change : array of shape (n_widths, n_repeats)
         ``|K(T) - K(0)| / |K(0)|`` of the tangent kernel on the inputs.
     slope, kernel_slope : float
-        Exponents of the width in their geometric means over the repeats, by least squares.
+        Exponents of the width in their geometric means over the repeats that fitted, by least squares; nan with fewer
+        than two such widths.
     predicted : float
         Exponent at infinite width, :func:`regime_of`.
     regime : str
@@ -255,7 +256,7 @@ def phase_slope(
     Warns
     -----
     ConvergenceWarning
-        A run gave up; it counts with what it reached.
+        A run gave up: it is too slow, or caught where its neurons no longer see the data. The slopes leave it out.
     RegimeWarning
         ``gamma > 1``, ``gamma' < 0`` and a width above 512: the flow is stiff and takes minutes.
 
@@ -291,13 +292,21 @@ def phase_slope(
     rows = [_Network(width, gam, gamp, inputs, targets, rng).train(loss, max_steps) for width in runs]
     rd, kernel_change, reached = (np.array(column).reshape(len(sizes), n_repeats) for column in zip(*rows, strict=True))
     if not reached.all():
-        text = f"{(~reached).sum()} of {reached.size} runs ended above the loss {loss:g}; they count as they ended."
+        text = f"{(~reached).sum()} of {reached.size} runs ended above the loss {loss:g}; the slopes leave them out."
         warnings.warn(text, ConvergenceWarning, stacklevel=2)
     regime, predicted = regime_of(gam, gamp)
     return PhaseSlope(
-        gam, gamp, sizes, rd, kernel_change, _exponent(sizes, rd), _exponent(sizes, kernel_change), float(predicted),
-        str(regime), reached,
-    )  # fmt: skip
+        gam=gam,
+        gamp=gamp,
+        widths=sizes,
+        rd=rd,
+        kernel_change=kernel_change,
+        slope=_exponent(sizes, rd, reached),
+        kernel_slope=_exponent(sizes, kernel_change, reached),
+        predicted=float(predicted),
+        regime=str(regime),
+        reached=reached,
+    )
 
 
 def _scalar(value: float, name: str) -> float:
@@ -334,9 +343,13 @@ def _tracked(runs: list[int], verbose: int) -> Iterable[int]:
     return track(runs, description="Training", console=Console(stderr=True), transient=True)
 
 
-def _exponent(widths: Sequence[int], values: Floats) -> float:
-    logs = np.log(values, out=np.full_like(values, np.nan), where=values > 0).mean(axis=1)
-    return float(np.polyfit(np.log(widths), logs, 1)[0]) if np.isfinite(logs).all() else float("nan")
+def _exponent(widths: Sequence[int], values: Floats, reached: NDArray[np.bool_]) -> float:
+    logs = {
+        width: float(np.log(row[fitted]).mean())
+        for width, row, fitted in zip(widths, values, reached, strict=True)
+        if fitted.any()
+    }
+    return float(np.polyfit(np.log(list(logs)), list(logs.values()), 1)[0]) if len(logs) > 1 else float("nan")
 
 
 class _Network:
