@@ -199,13 +199,15 @@ class OneStepCK:
         kap, df2 = self._effective_ridge(z1)
         y = kap / mu.mu1**2
         z2 = z1 + y
-        m, dm = _companion_transform(z2, self.psi2)
+        m, root = _companion_transform(z2, self.psi2)
+        steep = y * z2 * (m**2 + m) / root
         # Energy of the gradient's direction: what is signal in it (step) and its whole length (length).
         step = (self.eta * mu.mu1 * star.mu1) ** 2
         energy = star.mu1**2 + (star.mu1**2 + star.mu2_squared + self.noise**2) / self.psi1
         length = 1 + (self.eta * mu.mu1) ** 2 * energy
-        risk0 = (self.noise**2 + star.mu2_squared + star.mu1**2 * (z1 * m - y * z2 * dm)) / (1 - df2) - self.noise**2
-        moved = z1 * m / (1 + length * m) - y * z2 * dm * (2 + length * m) / (1 + length * m) ** 2
+        missed = star.mu2_squared + star.mu1**2 * (z1 * m + steep)
+        risk0 = (missed + self.noise**2 * df2) / (1 - df2)
+        moved = z1 * m / (1 + length * m) + steep * (2 + length * m) / (1 + length * m) ** 2
         gain = star.mu1**2 * step * m * moved / (1 - df2)
         return OneStepTheory(risk0, risk0 - gain, gain, self.floor, self.tau_star, kap, df2)
 
@@ -221,20 +223,21 @@ class OneStepCK:
             df1, df2 = self._degrees_of_freedom(kap / scale, z1)
             excess = 1 - self.ridge / kap - df1
             low, high = np.where(excess < 0, x, low), np.where(excess < 0, high, x)
-            newton = x - excess / (self.ridge / kap + df1 - df2)
-            new = np.where((newton > low) & (newton < high), newton, (low + high) / 2)
-            if (np.abs(new - x) <= 1e-15 * np.maximum(1.0, np.abs(x))).all():
+            step = excess / (self.ridge / kap + df1 - df2)
+            if (np.abs(step) <= 1e-15 * np.maximum(1.0, np.abs(x))).all():
                 break
-            x = new
+            newton = x - step
+            x = np.where((newton >= low) & (newton <= high), newton, (low + high) / 2)
         return kap, df2
 
     def _degrees_of_freedom(self, y: Floats, z1: float) -> tuple[Floats, Floats]:
         """``tr K (K + kap)^-1`` and the trace of its square, over n, at ``y = kap / mu1^2``."""
+        # psi2 - y ((psi2 - 1) / z + m) and its like, rearranged by the equation of m until no large terms cancel.
         z = z1 + y
-        m, dm = _companion_transform(z, self.psi2)
-        # psi2 - y ((psi2 - 1) / z + m) with 1 = m (z m + z + psi2 - 1) put in, where large terms cancel.
-        first = (self.psi2 - 1) * z1 / z + m * (z * m + z1 + self.psi2 - 1)
-        second = self.psi2 - 2 * y * ((self.psi2 - 1) / z + m) + y**2 * ((self.psi2 - 1) / z**2 - dm)
+        m, root = _companion_transform(z, self.psi2)
+        share = self.psi2 / (1 + m)
+        first = share * (z1 / z + m)
+        second = (share * m) ** 2 + share * m * (2 * z1 * m + z1**2 / z**2 * (z + self.psi2 - 1) + y**2 * m**2 / root)
         return first / self.psi1, second / self.psi1
 
     # --- the independent path -----------------------------------------------------------------------------------------
@@ -374,12 +377,12 @@ class OneStepCK:
 
 
 def _companion_transform(z: Floats, psi2: Floats) -> tuple[Floats, Floats]:
-    """Positive root m of ``z m^2 + (z + psi2 - 1) m = 1``, and its derivative in z."""
+    """Positive root m of ``z m^2 + b m = 1``, with ``b = z + psi2 - 1``; r = sqrt(b^2 + 4 z), m' = -(m^2 + m) / r."""
     b = z + psi2 - 1
     root = np.sqrt(b**2 + 4 * z)
     with np.errstate(divide="ignore", invalid="ignore"):
         m = np.where(b >= 0, 2 / (b + root), (root - b) / (2 * z))
-    return m, -(m**2 + m) / root
+    return m, root
 
 
 def _check_student(activation: Activation) -> None:

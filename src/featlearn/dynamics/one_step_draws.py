@@ -16,7 +16,7 @@ from .hermite import Activation, Function
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["OneStepDraws", "RiskSummary", "check_sizes", "draw_risks"]
+__all__ = ["OneStepDraws", "RiskSummary", "check_sizes", "draw_risks", "gradient_step"]
 
 Floats = NDArray[np.float64]
 
@@ -130,9 +130,7 @@ def _one_draw(
         return X, target(X @ beta) + noise * rng.standard_normal(n)
 
     X, y = sample()
-    h = X @ W
-    residual = (y - activation.function(h) @ a / np.sqrt(N)) / n
-    moved = W + eta * X.T @ (np.outer(residual, a) * activation.derivative(h))  # eta sqrt(N) times the gradient
+    moved = gradient_step(activation, W, a, X, y, eta)
     X, y = sample()
     fits = [_ridge(activation.function(X @ weights), y, n * ridge) for weights in (W, moved)]
     tests = rng.standard_normal((n_test, d))
@@ -141,6 +139,14 @@ def _one_draw(
         float(np.mean((activation.function(tests @ weights) @ fit - truth) ** 2))
         for weights, fit in zip((W, moved), fits, strict=True)
     ]
+
+
+def gradient_step(activation: Activation, W: Floats, a: Floats, X: Floats, y: Floats, eta: float) -> Floats:
+    """First layer after a step of ``eta sqrt(N)`` on ``(1/2) mean (f - y)^2``, ``f = sigma(X W) a / sqrt(N)``."""
+    h = X @ W
+    residual = y - activation.function(h) @ a / np.sqrt(len(a))
+    # The gradient's 1 / sqrt(N) and the rate's sqrt(N) are one.
+    return W + eta / len(X) * X.T @ (np.outer(residual, a) * activation.derivative(h))
 
 
 def _ridge(features: Floats, y: Floats, alpha: float) -> Floats:
