@@ -199,7 +199,7 @@ plt.show()
 # What was found
 # --------------
 # - **Start and scale decide.** From He's initialisation, and with the large output scale, no term exceeds .1 in the
-#   mean, and all pairs are kernel-like in every seed. From a fifth of the weights every pair grows, by factors of 2 to 11.
+#   mean, and all pairs are kernel-like in every seed. From a fifth of the weights every pair grows, by 2 to 11 times.
 # - **The convolutions grew, the fully connected layers also turned.** Between the last hidden layer of the MLP and its
 #   readout c/cmax rises from .55 to .84; with the concentration of the spectra that makes over a third of the change.
 #   In the CNN it is about .9 from the start, and stays there; nearly all of the change is growth.

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from cases import fill, normal
+from cases import CASES, fill, normal
 from torch import nn
 
 from featlearn.dynamics.diagnose import Diagnosis, diagnose, diagnose_weights
@@ -452,3 +452,15 @@ def test_weights_that_do_not_match_are_refused():
     broken["0.weight"][0, 0] = math.inf
     with pytest.raises(ModelError, match="NaN or infinity"):
         diagnose_weights(state, broken, [("0", "2")])
+
+
+@pytest.mark.parametrize(
+    "name", ["encoder", "weight_norm", "experts", "embedding", "tied", "checkpointed", "residual", "attention", "lora"]
+)
+def test_networks_of_any_kind_are_diagnosed(name):
+    case = CASES[name]
+    inputs = case.batches()[0]
+    after, before = case.model(), fill(case.build(), 9)
+    evidence = diagnose(before, after, inputs[0] if isinstance(inputs, tuple) else inputs).evidence
+    assert 0 < evidence["kernel_distance"].value < 1
+    assert 0 < evidence["weights_moved"].value < math.inf

@@ -183,7 +183,7 @@ class Run:
                 flags=[pair.flags for pair in self._pairs],
                 normalised=[pair.normalised for pair in self._pairs],
             )
-        watched = "what the activations read" if self.meter.watched[1] else "the hidden layers' outputs"
+        watched = "what the activation modules read" if self.meter.watched[1] else "the hidden layers' outputs"
         return conclude(
             snapshots,
             self.meter.start().balances,
