@@ -1,8 +1,8 @@
 """One gradient step of order 1 on the first layer beats ridge regression on random features, and stays above the floor.
 
-Published (arXiv 2205.01445): no random features and no kernel that is invariant under rotations do better than the floor,
-and a step of order the square root of the width has a risk bounded by the teacher's best fit, tau_star. The closed form
-for steps of order 1, and every number below, are derived here and checked by Monte Carlo.
+Published (arXiv 2205.01445): no random features and no kernel that is invariant under rotations do better than the
+floor, and a step of order the square root of the width has a risk bounded by the teacher's best fit, tau_star. The
+closed form for steps of order 1, and every number below, are derived here and checked by Monte Carlo.
 """
 
 from __future__ import annotations

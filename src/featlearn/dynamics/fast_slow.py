@@ -320,23 +320,26 @@ class FastSlow:
         Parameters
         ----------
         t : array_like, optional
-            Times; by default 300 from 0.01 to 1e6 slow units, in equal ratios.
+            Times; by default 0 and 300 from 0.01 to 1e6 slow units, in equal ratios.
         ax : Axes or two Axes, optional
             Drawn into; one Axes gets the portrait alone. By default a new figure.
         """
         from ..plots.fast_slow import plot_fast_slow
 
         self._refuse_batch("the figure")
-        times = np.geomspace(0.01, 1e6 / float(self.eps), 300) if t is None else np.sort(as_times(t))
-        steps = np.abs(np.diff(self.simulate(times)["R"]))
-        leaps = np.flatnonzero(steps > 0.05)  # drawn with few points, a fast passage would cut across the manifold
-        times = np.unique([*times, *np.linspace(times[leaps], times[leaps + 1], 50).ravel()])
+        times = np.append(0.0, np.geomspace(0.01, 1e6 / float(self.eps), 300)) if t is None else np.sort(as_times(t))
+        path = self.simulate(times)
+        for _ in range(4):  # drawn with few points, a fast passage would cut across the manifold
+            leaps = np.flatnonzero(np.abs(np.diff(path["R"])) > 0.05)
+            if not leaps.size:
+                break
+            times = np.unique([*times, *np.linspace(times[leaps], times[leaps + 1], 50).ravel()])
+            path = self.simulate(times)
         R = np.concatenate([-np.geomspace(1.0, 1e-4, 600), np.geomspace(1e-4, 1.0, 600)])
         manifold = self.manifold
         curve = {"R": R, "A": manifold.A(R), "G": manifold.G(R), "attracting": manifold.attracting(R)}
         late = self.law().at(times).to_dict() if np.isinf(self.fate().a) else None
-        path = self.simulate(times).to_dict()
-        return plot_fast_slow({name: x.tolist() for name, x in curve.items()}, path, late, ax)
+        return plot_fast_slow({name: x.tolist() for name, x in curve.items()}, path.to_dict(), late, ax)
 
 
 def _lowest(coefficients: Floats) -> tuple[Floats, NDArray[np.int64]]:

@@ -57,7 +57,26 @@ def plot_fast_slow(
 def _portrait(ax: Axes, curve: Mapping[str, Floats], path: Mapping[str, Any]) -> None:
     R, a = (np.asarray(path["values"][name]) for name in ("R", "a"))
     one_sided = bool((R >= 0).all() and (a > 0).all())
-    shown = (curve["R"] > 0) & (curve["A"] > 0) if one_sided else np.isfinite(curve["A"])
+    if one_sided:
+        at_full = float(curve["A"][-1])
+        levels = [*a, at_full] if at_full > 0 else a
+        low, high = min(levels) / 1.8, max(levels) * 1.8
+        ax.set_yscale("log")
+    else:
+        low, high = -1.25 * np.abs(a).max(), 1.25 * np.abs(a).max()
+    ax.set_xlim(-0.02 if one_sided else -1.03, 1.03)
+    ax.set_ylim(low, high)
+    shown = (curve["A"] > low / 1.05) & (curve["A"] < 1.05 * high) if one_sided else np.abs(curve["A"]) < 1.05 * high
+    shown &= curve["R"] > (0 if one_sided else -2)
+    _draw_manifold(ax, curve, shown)
+    ax.plot(R, a, color=INK, linewidth=1.4, zorder=3)
+    ax.plot(R[0], a[0], "o", color=INK, markersize=6, zorder=4)
+    ax.plot(R[-1], a[-1], "*", color=INK, markersize=11, zorder=4)
+    ax.set_xlabel("alignment R")
+    ax.set_ylabel("second layer a")
+
+
+def _draw_manifold(ax: Axes, curve: Mapping[str, Floats], shown: NDArray[np.bool_]) -> None:
     drawn: set[tuple[bool, bool]] = set()
     for grows, color in ((True, CENTERED), (False, ALIGNMENT)):
         for attracting, style in ((True, "-"), (False, (0, (2, 2)))):
@@ -66,20 +85,6 @@ def _portrait(ax: Axes, curve: Mapping[str, Floats], path: Mapping[str, Any]) ->
             ax.add_collection(LineCollection(pieces, colors=color, linestyles=[style], linewidths=2.2))
             if pieces:
                 drawn.add((grows, attracting))
-    ax.plot(R, a, color=INK, linewidth=1.4, zorder=3)
-    ax.plot(R[0], a[0], "o", color=INK, markersize=6, zorder=4)
-    ax.plot(R[-1], a[-1], "*", color=INK, markersize=11, zorder=4)
-    ax.set_xlim(-0.02 if one_sided else -1.03, 1.03)
-    if one_sided:
-        at_full = float(curve["A"][-1])
-        levels = [*a, at_full] if at_full > 0 else a
-        ax.set_yscale("log")
-        ax.set_ylim(min(levels) / 1.8, max(levels) * 1.8)
-    else:
-        reach = 1.25 * np.abs(a).max()
-        ax.set_ylim(-reach, reach)
-    ax.set_xlabel("alignment R")
-    ax.set_ylabel("second layer a")
     ax.legend(handles=_legend(drawn), fontsize=8, frameon=False, loc="upper right")
 
 
@@ -104,8 +109,8 @@ def _legend(drawn: set[tuple[bool, bool]]) -> list[Line2D]:
 
 def _over_time(ax: Axes, path: Mapping[str, Any], law: Mapping[str, Any] | None) -> None:
     for name, label, color in (("R", "alignment |R|", INK), ("a", "second layer |a|", layer_colors(3)[1])):
-        values = np.abs(path["values"][name])
-        ax.plot(path["t"], values, color=color, linewidth=1.8, label=label)
+        t, values = np.asarray(path["t"]), np.abs(path["values"][name])
+        ax.plot(t[t > 0], values[t > 0], color=color, linewidth=1.8, label=label)
         if law is not None:
             t, fading = np.asarray(law["t"]), np.abs(law["values"][name])
             late = t > 0.01 * t[-1]
