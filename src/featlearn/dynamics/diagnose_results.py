@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from html import escape
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from .mechanism_results import LayerMechanisms
@@ -125,6 +126,12 @@ class Diagnosis:
         from ..plots.diagnosis import plot_diagnosis
 
         return plot_diagnosis(self.to_dict(), ax)
+
+    def to_html(self, path: str | PathLike[str], *, title: str | None = None) -> None:
+        """Write one page that needs no network and no other file; whole or not at all."""
+        from ..report.diagnosis import write_diagnosis_report
+
+        write_diagnosis_report(self.to_dict(), path, title=title)
 
     def _repr_html_(self) -> str:
         flags = "".join(f"<li>{escape(flag)}</li>" for flag in self.flags)

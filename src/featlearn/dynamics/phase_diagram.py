@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -30,6 +31,9 @@ __all__ = ["PhaseDiagram", "phase_diagram"]
 Floats = NDArray[np.float64]
 
 _POINTS_A_PATH = 60
+_PAGE_WIDTHS = (10, 100, 1_000, 10_000, 100_000)
+_PAGE_RESOLUTION = 41
+_WIDEST, _STEEPEST = 10**9, 5.0  # width and exponents for which all numbers of the plane are finite
 _INITIALISATIONS = {
     "ntk": (0.5, 0.0, "ntk"),
     "kaiming": (0.5, 0.5, "kaiming / lecun"),
@@ -97,6 +101,40 @@ class PhaseDiagram:
 
         return plot_phase_diagram(self.to_dict(), ax)
 
+    def to_html(self, path: str | PathLike[str], *, title: str | None = None) -> None:
+        """Write one page that needs no network and no other file: both planes, at five widths and this one.
+
+        Points answer to the pointer and to the keyboard; a click shows how output and kernel move. Without JavaScript
+        the map of this width and tables of all numbers are there.
+
+        Parameters
+        ----------
+        path : path-like
+            Written whole or not at all; the folder must exist.
+        title : str, optional
+            Heading of the page.
+        """
+        from ..report.phase_map import write_phase_map
+
+        write_phase_map(self._planes(), path, title=title)
+
+    def _planes(self) -> dict[str, Any]:
+        """Diagrams of the page: of the exponents at every width, and of the initial scales; and which is shown."""
+        width, target = int(self.settings.get("width", 1000)), float(self.settings.get("target", 1.0))
+        own = next((point for point in self.points if point["name"] == "mine"), None)
+        mine: Parametrisation | None = None
+        place: dict[str, float] | None = None
+        if own is not None and self.plane == "exponents":
+            mine = Parametrisation(**own["exponents"], label=own["label"])
+        elif own is not None:
+            place = {name: own[name] for name in ("gamma", "gamma_prime")}
+        widths = sorted({*_PAGE_WIDTHS, width})
+        return {
+            "exponents": [_of_exponents(each, target, _PAGE_RESOLUTION, mine).to_dict() for each in widths],
+            "initialisation": _of_initialisation(_PAGE_RESOLUTION, place).to_dict(),
+            "shown": {"plane": self.plane, "width": width},
+        }
+
     def _repr_html_(self) -> str:
         return str(self.frame().to_html(float_format=lambda value: format(value, ".3g")))
 
@@ -163,7 +201,7 @@ def phase_diagram(
     {'ntk': 'kernel', 'mean_field': 'feature', 'mup': 'feature', 'xavier': 'feature', 'kaiming': 'kernel',
      'kaiming_slow': 'kernel', 'mine': 'kernel'}
     """
-    _positive_integer("resolution", resolution, 2)
+    _check_integer("resolution", resolution, 2)
     if plane == "exponents":
         return _of_exponents(1000 if width is None else width, 1.0 if target is None else target, resolution, mine)
     if plane != "initialisation":
@@ -174,9 +212,9 @@ def phase_diagram(
     return _of_initialisation(resolution, mine)
 
 
-def _positive_integer(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise DataError(f"Got {name}={value!r}, but expected an integer of at least {least}.")
+def _check_integer(name: str, value: int, least: int, most: int = 10_000) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
+        raise DataError(f"Got {name}={value!r}, but expected an integer between {least} and {most}.")
 
 
 def _axis(low: float, high: float, resolution: int, places: list[float]) -> Floats:
@@ -190,25 +228,33 @@ def _axis(low: float, high: float, resolution: int, places: list[float]) -> Floa
 def _of_exponents(
     width: int, target: float, resolution: int, mine: Parametrisation | Mapping[str, float] | None
 ) -> PhaseDiagram:
-    _positive_integer("width", width, 1)
+    _check_integer("width", width, 1, _WIDEST)
     if not (math.isfinite(target) and target != 0):
         raise DataError(f"Got target={target}, but expected a finite number other than 0: nothing has to move for it.")
-    named = dict(NAMED_PARAMETRISATIONS) | ({} if mine is None else {"mine": as_parametrisation(mine)})
+    named = dict(NAMED_PARAMETRISATIONS) | ({} if mine is None else {"mine": _checked(mine)})
     points = tuple(_point(name, scales, width, target) for name, scales in named.items())
     eT = _axis(-1.5, 1.5, resolution, [point["eT"] for point in points])
     eF = _axis(-2.5, 1.5, resolution, [point["eF"] for point in points])
     x, y = np.meshgrid(eT, eF)
     grids = {
-        "rho": _growth(target**2 * float(width) ** (y - 2 * x)),
+        "rho": _growth(abs(target) * float(width) ** (y / 2 - x)),
         "phase": phase_of(x, y),
         "speed": speed_of(x, y),
     }
     return PhaseDiagram("exponents", {"eT": eT, "eF": eF}, grids, points, {"width": width, "target": target})
 
 
-def _growth(squares: Floats) -> Floats:
-    """``sqrt(1 + squares) - 1`` without its cancellation."""
-    return np.asarray(squares / (np.sqrt(1 + squares) + 1))
+def _checked(mine: Parametrisation | Mapping[str, float]) -> Parametrisation:
+    scales = as_parametrisation(mine)
+    for name, exponent in scales.exponents().items():
+        if abs(exponent) > _STEEPEST:
+            raise DataError(f"Got the exponent {name}={exponent:g}, but expected one between -5 and 5.")
+    return scales
+
+
+def _growth(root: Floats) -> Floats:
+    """``sqrt(1 + root^2) - 1`` without cancellation and without overflow."""
+    return np.asarray(root * (root / (np.hypot(1.0, root) + 1)))
 
 
 def _point(name: str, scales: Parametrisation, width: int, target: float) -> dict[str, Any]:
@@ -243,8 +289,8 @@ def _of_initialisation(resolution: int, mine: Parametrisation | Mapping[str, flo
     if mine is not None:
         if isinstance(mine, Parametrisation) or set(mine) != {"gamma", "gamma_prime"}:
             raise DataError(f"Got mine={mine!r}, but expected the exponents gamma and gamma_prime in this plane.")
-        if not all(math.isfinite(value) for value in mine.values()):
-            raise DataError(f"Got mine={mine!r}, but expected finite exponents.")
+        if not all(abs(value) <= _STEEPEST for value in mine.values()):
+            raise DataError(f"Got mine={mine!r}, but expected exponents between -5 and 5.")
         places["mine"] = (float(mine["gamma"]), float(mine["gamma_prime"]), "mine")
     gam = _axis(0.0, 2.0, resolution, [place[0] for place in places.values()])
     gamp = _axis(-1.0, 1.0, resolution, [place[1] for place in places.values()])
