@@ -1,4 +1,5 @@
-"""The command line ``featlearn measure | fit | predict | coordinate-check | demo | doctor``: exit codes, short errors.
+"""The command line ``featlearn measure | fit | predict | coordinate-check | dynamics | demo | doctor``: exit codes,
+short errors.
 
 Nothing here, nor in the modules that only declare a command's options, imports torch, pandas, matplotlib or rich: they
 load inside the body of a command, so that ``--help`` answers at once.
@@ -18,6 +19,7 @@ from ..exceptions import DataError, FeatlearnError, MixingError, ModelError, Unm
 from .coordinate_check import coordinate_check
 from .demo import demo
 from .doctor import doctor
+from .dynamics import dynamics
 from .fit import fit
 from .measure import measure
 from .predict import predict
@@ -40,6 +42,7 @@ app.command()(measure)
 app.command()(fit)
 app.command()(predict)
 app.command()(coordinate_check)
+app.add_typer(dynamics, name="dynamics")
 app.command()(demo)
 app.command()(doctor)
 

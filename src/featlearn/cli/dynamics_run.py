@@ -1,0 +1,251 @@
+"""The bodies of ``featlearn dynamics``: what is refused before the work, the tables, and the files."""
+
+from __future__ import annotations
+
+import math
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import typer
+
+from ..exceptions import DataError
+from .figure_files import check_figure, write_figure
+from .output_files import STANDARD_OUTPUT, check_writable
+
+if TYPE_CHECKING:
+    from ..dynamics.phase_diagram import PhaseDiagram
+
+__all__ = ["every_pair", "run_diagnose", "run_phase_diagram", "run_verify"]
+
+NUMBERS = ("eT", "eF", "e0", "Theta0", "rho", "gamma", "gamma_prime", "slope")
+LINE = 100  # columns of prose
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where page, figure and numbers go; the table goes to stderr where standard output carries the numbers."""
+
+    html: Path | None = None
+    figure: Path | None = None
+    json: str | None = None
+
+    def check(self) -> None:
+        """Refuse files that cannot be written, and one file for two things.
+
+        Raises
+        ------
+        typer.BadParameter
+            Before any work starts.
+        """
+        if self.html is not None:
+            check_writable(self.html, "--html")
+        if self.figure is not None:
+            check_figure(self.figure, "--png")
+        numbers = Path(self.json) if self.json not in (None, STANDARD_OUTPUT) else None
+        if numbers is not None:
+            check_writable(numbers, "--json")
+        given = [path.resolve() for path in (self.html, self.figure, numbers) if path is not None]
+        if len(set(given)) < len(given):
+            raise typer.BadParameter("Got one file for two of --html, --png and --json, but expected different files.")
+
+    def tell(self, lines: Sequence[str]) -> None:
+        """Print the table."""
+        typer.echo("\n".join(lines), file=sys.stderr if self.json == STANDARD_OUTPUT else sys.stdout)
+
+    def write_numbers(self, told: Mapping[str, Any]) -> None:
+        """Write or print the JSON, if asked for."""
+        from ..report.json import dump_json, write_json
+
+        if self.json == STANDARD_OUTPUT:
+            typer.echo(dump_json(told))
+        elif self.json is not None:
+            write_json(told, self.json)
+
+    def list(self) -> None:
+        """Say what was written."""
+        written = [str(path) for path in (self.html, self.figure, self.json) if path not in (None, STANDARD_OUTPUT)]
+        if written:
+            self.tell([f"Wrote {' and '.join(written)}."])
+
+
+# --- phase-diagram ----------------------------------------------------------------------------------------------------
+
+
+def run_phase_diagram(
+    plane: str,
+    width: int | None,
+    target: float | None,
+    mine: str | None,
+    *,
+    html: Path | None,
+    png: Path | None,
+    json: str | None,
+) -> int:
+    """Print the points of the diagram and write what was asked for; 0."""
+    from ..dynamics.phase_diagram import phase_diagram
+
+    files = Files(html, png, json)
+    files.check()
+    point = None if mine is None else parse_exponents(mine)
+    try:
+        diagram = phase_diagram(
+            cast(Literal["exponents", "initialisation"], plane), width=width, target=target, mine=point
+        )
+    except DataError as problem:  # here all of it is the command line's
+        raise typer.BadParameter(str(problem)) from problem
+    files.write_numbers(diagram.to_dict())
+    files.tell(_point_table(diagram))
+    if html is not None:
+        diagram.to_html(html)
+    if png is not None:
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6.6, 5.2), layout="constrained")  # no window system is asked for
+        diagram.plot(figure.subplots())
+        write_figure(figure, png)
+    files.list()
+    return 0
+
+
+def parse_exponents(text: str) -> dict[str, float]:
+    """``g=-0.5,eta_u=0`` as a dictionary.
+
+    Raises
+    ------
+    typer.BadParameter
+        Not of this form; a name twice. Names are checked by :func:`featlearn.dynamics.phase_diagram`.
+    """
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        try:
+            exponent = float(value)
+        except ValueError:
+            exponent = math.nan
+        if not equals or not math.isfinite(exponent):
+            raise typer.BadParameter(f"Got --mine {text}, but expected name=number, apart by commas, not {part!r}.")
+        if name in found:
+            raise typer.BadParameter(f"Got --mine {text} with {name!r} twice.")
+        found[name] = exponent
+    return found
+
+
+def _point_table(diagram: PhaseDiagram) -> list[str]:
+    columns = [name for name in NUMBERS if name in diagram.points[0]]
+    words = [name for name in ("phase", "speed") if name in diagram.points[0]]
+    head = ["", *columns, *words]
+    rows = [
+        [point["label"], *(f"{point[name]:.4g}" for name in columns), *(point[name] for name in words)]
+        for point in diagram.points
+    ]
+    about = "".join(f"{name} {value:g}, " for name, value in diagram.settings.items())
+    return [
+        f"Plane of {diagram.plane}, {about}phases at large width",
+        "",
+        *_table(head, rows, texts=(0, *range(-len(words), 0))),
+    ]
+
+
+# --- verify -----------------------------------------------------------------------------------------------------------
+
+
+def run_verify(names: Sequence[str], fast: bool, json: str | None) -> int:
+    """Print every comparison as it is made; 0 when all agree, else 1."""
+    from ..dynamics.verification import CASES, verify_models
+
+    files = Files(json=json)
+    files.check()
+    try:
+        comparisons = verify_models(names, fast=fast)
+    except DataError as problem:
+        raise typer.BadParameter(str(problem)) from problem
+    cases = [case.about for name in CASES for case in CASES[name]]
+    first, second = max(map(len, CASES)), max(map(len, cases))
+    files.tell([f"     {'model'.ljust(first)}  {'case'.ljust(second)}  {'apart':>8}  {'allowed':>8}"])
+    told, apart = [], []
+    for name, case, agreement in comparisons:
+        mark, unit = "ok  " if agreement.ok else "FAIL", " standard errors" if agreement.kind == "statistical" else ""
+        row = f"{mark} {name.ljust(first)}  {case.about.ljust(second)}"
+        files.tell([f"{row}  {agreement.worst:8.1e}  {agreement.tolerance:8.1e}{unit}"])
+        told.append({"model": name, "case": case.about, **agreement.to_dict()})
+        if not agreement.ok:
+            apart.append(f"{name} ({case.about}) in {agreement.quantity} at {agreement.at:g}")
+    files.tell([f"Closed form and simulation disagree: {'; '.join(apart)}." if apart else "All agree."])
+    files.write_numbers({"kind": "Verification", "schema": 1, "comparisons": told})
+    files.list()
+    return 1 if apart else 0
+
+
+# --- diagnose ---------------------------------------------------------------------------------------------------------
+
+
+def every_pair(arguments: Sequence[str], last: tuple[str, str]) -> list[tuple[str, str]]:
+    """All pairs on the command line: of an option with two words typer keeps the last only."""
+    pairs = []
+    for place, word in enumerate(arguments):
+        name, equals, first = word.partition("=")
+        if name == "--pair":
+            words = [first, *arguments[place + 1 :]] if equals else arguments[place + 1 :]
+            pairs.append((words[0], words[1]))
+    return pairs or [last]
+
+
+def run_diagnose(
+    before: Path, after: Path, pairs: Sequence[tuple[str, str]], html: Path | None, json: str | None
+) -> int:
+    """Print evidence and mechanisms of two checkpoints, and write what was asked for; 0."""
+    from ..dynamics.diagnose import diagnose_weights
+    from .model_loading import read_weights
+
+    files = Files(html, json=json)
+    files.check()
+    diagnosis = diagnose_weights(read_weights(before, "BEFORE"), read_weights(after, "AFTER"), pairs)
+    told = diagnosis.to_dict()
+    files.write_numbers(told)
+    files.tell([*_evidence_table(told), "", *_mechanism_table(told), "", *_wrapped(told)])
+    if html is not None:
+        diagnosis.to_html(html)
+    files.list()
+    return 0
+
+
+def _evidence_table(told: Mapping[str, Any]) -> list[str]:
+    known = {name: entry for name, entry in told["evidence"].items() if math.isfinite(entry["value"])}
+    rows = [[name.replace("_", " "), f"{entry['value']:.3g}", entry["meaning"]] for name, entry in known.items()]
+    return _table(["measure", "value", "meaning"], rows, texts=(0, 2))
+
+
+def _mechanism_table(told: Mapping[str, Any]) -> list[str]:
+    head = ["pair", "score", "rotation", "concentration", "rescaling", "mechanism"]
+    rows = [
+        [
+            f"{pair['first']} | {pair['second']}",
+            *(f"{pair[name]:+.3f}" for name in head[1:-1]),
+            ", ".join(pair["labels"]) or "-",
+        ]
+        for pair in told["mechanisms"]["pairs"]
+    ]
+    return _table(head, rows, texts=(0, -1))
+
+
+def _wrapped(told: Mapping[str, Any]) -> list[str]:
+    sentences = [*(f"Beware: {flag}." for flag in told["flags"]), told["advice"]]
+    return [textwrap.fill(sentence, LINE) for sentence in sentences if sentence]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[int]) -> list[str]:
+    """Columns of equal width, texts to the left and numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    left = {place % len(head) for place in texts}
+    lines = [
+        "  ".join(
+            cell.ljust(width) if place in left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (head, *rows)
+    ]
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
