@@ -22,7 +22,7 @@ __all__ = ["BipartiteExample", "Forces", "LayerForces", "attraction_repulsion", 
 Floats = NDArray[np.float64]
 Activation = Literal["relu", "tanh", "linear"]
 
-_RCOND = 1e-9  # of the singular values, where there is no ridge
+_RCOND = 3e-5  # of the singular values, so 1e-9 of the Gram matrix: trained units that merged differ by rounding only
 _RAY = 0.999  # cosine above which neurons count as one
 
 
@@ -41,7 +41,7 @@ class LayerForces:
     residual : float
         ``|attr + rep| / |attr|``: 0 when they cancel.
     rank : int
-        Of the activations with the row of the bias.
+        Of the activations with the row of the bias, without directions that drown in the ridge.
     n_rays : int
         Directions of the activations of the neurons that are not dead.
     resolved : bool
@@ -233,7 +233,7 @@ class _Gram:
 
     @property
     def rank(self) -> int:
-        return len(self.values)
+        return int(np.sum(self.values**2 > self.ridge))
 
     def solve(self, Z: Floats) -> Floats:
         """``Z K^-1`` for Z in the row space of S."""

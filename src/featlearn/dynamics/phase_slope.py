@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.integrate import RK45
+from scipy.optimize import brentq
 
 from ..exceptions import ConvergenceWarning, DataError, RegimeWarning
 from .solvable import as_floats, broadcast
@@ -26,6 +27,8 @@ Words = NDArray[np.str_]
 # Exponents that the user computed lie beside the lines between regimes by rounding only.
 _ROUNDING = 1e-9
 _STIFF_WIDTH = 512
+# A run whose loss falls by less than this share over so many steps is caught above the loss that was asked for.
+_PATIENCE, _STALLED = 1000, 1e-6
 _INPUTS = ((-1.0,), (-0.4,), (0.3,), (1.0,))
 _TARGETS = (0.6, -0.5, 0.4, -0.3)
 
@@ -344,9 +347,10 @@ def _tracked(runs: list[int], verbose: int) -> Iterable[int]:
 
 
 def _exponent(widths: Sequence[int], values: Floats, reached: NDArray[np.bool_]) -> float:
+    counted = reached & (values > 0)
     logs = {
         width: float(np.log(row[fitted]).mean())
-        for width, row, fitted in zip(widths, values, reached, strict=True)
+        for width, row, fitted in zip(widths, values, counted, strict=True)
         if fitted.any()
     }
     return float(np.polyfit(np.log(list(logs)), list(logs.values()), 1)[0]) if len(logs) > 1 else float("nan")
@@ -367,14 +371,23 @@ class _Network:
         """Relative change of the input weights and of the kernel, and whether the loss was reached."""
         start = np.concatenate([self.a0, self.w0.ravel()])
         flow = RK45(lambda _, state: self._flow(state), 0.0, start, np.inf, rtol=1e-4, atol=1e-7)
-        steps = 0
-        while (off := self._loss(flow.y) > loss) and flow.status == "running" and steps < max_steps:
+        now, mark, steps = self._loss(flow.y), np.inf, 0
+        while now > loss and flow.status == "running" and steps < max_steps:
+            if steps % _PATIENCE == 0:
+                if now > mark * (1 - _STALLED):
+                    break
+                mark = now
             flow.step()
+            now = self._loss(flow.y)
             steps += 1
-        a, w = self._weights(flow.y)
+        end = flow.y
+        if now <= loss and steps:
+            path = flow.dense_output()
+            end = path(brentq(lambda t: self._loss(path(t)) - loss, flow.t_old, flow.t))
+        a, w = self._weights(end)
         before, after = self._kernel(self.a0, self.w0), self._kernel(a, w)
         moved = np.linalg.norm(w - self.w0) / np.linalg.norm(self.w0)
-        return float(moved), float(np.linalg.norm(after - before) / np.linalg.norm(before)), not off
+        return float(moved), float(np.linalg.norm(after - before) / np.linalg.norm(before)), now <= loss
 
     def _weights(self, state: Floats) -> tuple[Floats, Floats]:
         m = len(self.a0)

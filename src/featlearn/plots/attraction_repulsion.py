@@ -67,7 +67,7 @@ def _two_rows(rows: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np
 
 
 def plot_plateau(result: Mapping[str, Any], ax: Axes | None = None) -> Axes:
-    """Best regularised loss over the width; small dots are the restarts, the bound is dashed, ``N^2 / 4`` dotted.
+    """Best regularised loss over the width; small dots are the restarts, ``N^2 / 4`` dotted, the bound dashed if near.
 
     Parameters
     ----------
@@ -91,14 +91,15 @@ def plot_plateau(result: Mapping[str, Any], ax: Axes | None = None) -> Axes:
         widths[flagged], best[flagged], "o", color=ALIGNMENT, markerfacecolor="white", markersize=6,
         label="found only once" if flagged.any() else "",
     )  # fmt: skip
-    if np.isfinite(result["lower_bound"]):
-        ax.axhline(
-            result["lower_bound"] / decay, color=COMPARISON, linestyle="--", linewidth=1.2, label="nuclear-norm bound"
-        )
     ax.axvline(result["n_samples"] ** 2 / 4, color=COMPARISON, linestyle=":", linewidth=1.2, label="N² / 4")
     # Widths far from fitting would flatten the rest: the curve comes in from above.
     low, high = best.min(), best[best < 1.2 * best.min()].max()
-    ax.set_ylim(low - 0.2 * (high - low) - 1e-3 * low, high + 1.2 * (high - low) + 2e-3 * low)
+    bottom = low - 0.2 * (high - low) - 1e-3 * low
+    ax.set_ylim(bottom, high + 1.2 * (high - low) + 2e-3 * low)
+    if result["lower_bound"] / decay > bottom:
+        ax.axhline(
+            result["lower_bound"] / decay, color=COMPARISON, linestyle="--", linewidth=1.2, label="nuclear-norm bound"
+        )
     ax.set_xlabel("neurons")
     ax.set_ylabel("regularised loss / weight decay")
     ax.legend(fontsize=8, frameon=False)

@@ -49,8 +49,11 @@ def plot_phase_slope(result: Mapping[str, Any], ax: Axes | None = None) -> Axes:
             line = np.exp(height + result[key] * (np.log(widths) - middle))
             ax.plot(widths, line, style, color=color, linewidth=1.4, label=f"{label} {result[key]:+.2f}")
         ax.legend(fontsize=8, frameon=False)
+    bottom, top = np.log2(rd.min()) - 0.3, np.log2(rd.max()) + 0.9  # room for the legend
+    middle_of_all, half = (bottom + top) / 2, max(top - bottom, 2.6) / 2  # at least two labelled ticks
     ax.set_xscale("log", base=2)
     ax.set_yscale("log", base=2)
+    ax.set_ylim(2.0 ** (middle_of_all - half), 2.0 ** (middle_of_all + half))
     ax.set_xlabel("width")
     ax.set_ylabel("relative change of the weights")
     ax.set_title(f"gamma {result['gam']:g}, gamma' {result['gamp']:g}: {result['regime']}", fontsize=10)
