@@ -124,7 +124,7 @@ class FastSlow:
 
         Notes
         -----
-        A walk over the branches of the manifold, element by element: about a third of a millisecond each.
+        A walk over the branches of the manifold, element by element: about half a millisecond each.
         """
         return self._judge(self.R0, self.a0)
 
@@ -285,7 +285,8 @@ class FastSlow:
         t : array_like, optional
             Late times; by default 1e8 slow units.
         tolerance : float, default 0.02
-            On alignment and loss. The theory is a limit in eps and t.
+            On alignment and loss. The theory is a limit in eps and t: a drift that starts at a very small alignment can
+            take longer than the default times, and then shows as a disagreement.
         """
         times = as_times(1e8 / float(self.eps.min()) if t is None else t)
         verdict, end = self.verdict(), self.simulate(times)
