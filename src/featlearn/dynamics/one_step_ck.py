@@ -269,7 +269,7 @@ class OneStepCK:
 
         Notes
         -----
-        O(n N^2 + n_test d N) a draw, below a second at d = 256. Warns (RegimeWarning) of a step too large for the theory.
+        O(n N^2 + n_test d N) a draw, below a second at d = 256. A step too large for the theory is a RegimeWarning.
         """
         model = self._scalars()
         n, N = check_sizes(d, n_repeats, n_test, model["psi1"], model["psi2"])
