@@ -36,8 +36,8 @@ plt.show()
 # The optimum, and a certificate
 # ------------------------------
 # For orthogonal teachers the optimum is known: all mass :math:`|a| |w|` sits on their lines, each a little short of its
-# scale. A new neuron of direction w would be worth adding only where the certificate r leaves the band of the decay, and
-# a live one is worth its own decay only where r touches the band. In two dimensions r can be drawn over all
+# scale. A new neuron of direction w would be worth adding only where the certificate r leaves the band of the decay,
+# and a live one is worth its own decay only where r touches the band. In two dimensions r can be drawn over all
 # directions: soon after the decay has set in, when no neuron is worth its decay, and at the end.
 
 figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
