@@ -12,6 +12,7 @@ import pytest
 
 from featlearn.dynamics import (
     FastSlow,
+    FunctionalMeanField,
     Hyperbola,
     LambdaBalanced,
     LateFeatures,
@@ -64,6 +65,7 @@ def test_models_are_chosen_by_name_and_slow_cases_left_out() -> None:
 TIMES = [0.3, 1.0, 4.0]
 BALANCED = LambdaBalanced.sample(3, 2, 4, 0.5, random_state=0)
 OTHER = LambdaBalanced.sample(3, 2, 4, 0.5, random_state=1)
+CURVES = np.array([[0.5, -0.2, 0.1], [-0.4, 0.1, 0.3]])
 ROWS = np.array([[1.0, 0.1], [-0.97, -0.2], [0.8, 0.9], [0.1, 1.0], [0.0, 0.004]])
 LAYERS = (np.array([[0.5, -0.3, 0.1], [0.2, 0.7, -0.4], [-0.6, 0.3, 0.5]]), np.array([[0.4, -0.5, 0.9, 0.2]]))
 
@@ -159,6 +161,12 @@ MODELS = {
         {"teacher_weights": np.eye(2)[:, ::-1] * [1, -1], "teacher_scales": np.array([1.0, 0.9]), "n_neurons": 6}
         | {"init_scale": 0.1, "lr": 0.05, "schedule": ((0.01, 60),), "random_state": 1},
         lambda model: model.simulate().W,
+    ),
+    "FunctionalMeanField": Model(
+        FunctionalMeanField,
+        {"X": CURVES, "y": [0.5, -0.4], "prior": [1.0, 0.25, 0.1], "activation": "tanh", "temperature": 0.02},
+        {"X": 2 * CURVES, "y": [0.5, 0.4], "prior": [1.0, 0.3, 0.1], "activation": "erf", "temperature": 0.05},
+        lambda model: model.theory().f,
     ),
     "phase_diagram": Model(
         phase_diagram,

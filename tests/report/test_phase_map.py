@@ -166,6 +166,7 @@ const caption = () => document.querySelector(".chosen").textContent;
 const key = (element, name) => element.dispatchEvent(new KeyboardEvent("keydown", { key: name, bubbles: true }));
 const here = (id) => document.querySelector(`#${id} .here output`).textContent;
 see("needs", [...document.querySelectorAll(".needs-script, .widths, .tabs")].every((part) => !part.hidden));
+see("cells", [...document.querySelectorAll("#all-points table:first-of-type td")].map((cell) => cell.textContent));
 see("first", { names: names(), way: way(), caption: caption() });
 dot("ntk").focus();
 see("focused", { names: names(), way: way() });
@@ -252,6 +253,12 @@ def test_the_script_draws_what_python_drew(page, seen) -> None:
     assert seen["first"]["caption"] == "mine"
     static = re.search(r'class="taken" d="([^"]+)"', page)[1]
     assert numbers_of(seen["first"]["way"]) == pytest.approx(numbers_of(static), abs=0.011)
+
+
+def test_the_script_writes_numbers_as_python_wrote_them(page, seen) -> None:
+    static = [text for tag, _, text in page_reader.Page(page).texts if tag == "td"]
+    assert seen["cells"] == static[: len(seen["cells"])]
+    assert len(seen["cells"]) > 7 * 12
 
 
 def test_focus_and_pointer_show_numbers_and_leave_the_way(seen) -> None:

@@ -2,11 +2,13 @@
 
 Where output and kernel go, exactly
     ``Hyperbola``, the common core; ``LinearNet1D``, ``SingleNeuron``, ``LambdaBalanced``; ``implicit_bias``, where they
-    end. One step, slow features, late features: ``OneStepCK``, ``FastSlow``, ``LateFeatures``.
+    end. One step, slow features, late features: ``OneStepCK``, ``FastSlow``, ``LateFeatures``. Neurons that are
+    functions: ``FunctionalMeanField``.
 
 Which scales are lazy, which are rich
     ``phase_diagram``, ``scaling_exponents``, ``NAMED_PARAMETRISATIONS``; ``regime_of``, ``kernel_regime_of``,
-    ``phase_slope``; ``condensation``; ``attraction_repulsion``, ``bipartite_example``, ``plateau``.
+    ``phase_slope``; ``regime_grid``, ``TeacherStudent``; ``condensation``; ``attraction_repulsion``,
+    ``bipartite_example``, ``plateau``.
 
 In a network of your own
     ``diagnose``, ``diagnose_weights``, ``RunRecorder``; ``layer_mechanisms``, ``MechanismRecorder``;
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from .condensation import condensation
     from .diagnose import diagnose, diagnose_weights
     from .fast_slow import FastSlow
+    from .functional_mean_field import FunctionalMeanField
     from .hyperbola import Hyperbola
     from .implicit_bias import implicit_bias
     from .lambda_balanced import LambdaBalanced
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
     from .phase_diagram import phase_diagram
     from .phase_slope import kernel_regime_of, phase_slope, regime_of
     from .plateau import plateau
+    from .regime_grid import regime_grid
+    from .relu_students import TeacherStudent
     from .run_recorder import RunRecorder
     from .single_neuron import SingleNeuron
     from .solvable import Agreement, Trajectory, gradient_flow_time
@@ -52,6 +57,7 @@ __all__ = [
     "OneStepCK",
     "FastSlow",
     "LateFeatures",
+    "FunctionalMeanField",
     "Trajectory",
     "Agreement",
     # which scales are lazy, which are rich
@@ -62,6 +68,8 @@ __all__ = [
     "phase_slope",
     "regime_of",
     "kernel_regime_of",
+    "regime_grid",
+    "TeacherStudent",
     "condensation",
     "attraction_repulsion",
     "bipartite_example",
@@ -84,6 +92,7 @@ _HOME = {
     "OneStepCK": "one_step_ck",
     "FastSlow": "fast_slow",
     "LateFeatures": "late_features",
+    "FunctionalMeanField": "functional_mean_field",
     "Trajectory": "solvable",
     "Agreement": "solvable",
     "phase_diagram": "phase_diagram",
@@ -93,6 +102,8 @@ _HOME = {
     "phase_slope": "phase_slope",
     "regime_of": "phase_slope",
     "kernel_regime_of": "phase_slope",
+    "regime_grid": "regime_grid",
+    "TeacherStudent": "relu_students",
     "condensation": "condensation",
     "attraction_repulsion": "attraction_repulsion",
     "bipartite_example": "attraction_repulsion",

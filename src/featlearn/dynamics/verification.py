@@ -10,6 +10,7 @@ import numpy as np
 
 from ..exceptions import DataError
 from .fast_slow import FastSlow
+from .functional_mean_field import FunctionalMeanField
 from .hyperbola import Hyperbola
 from .implicit_bias import implicit_bias
 from .lambda_balanced import LambdaBalanced
@@ -76,6 +77,12 @@ def _late(schedule: list[tuple[float, int]]) -> Callable[[], Agreement]:
     return lambda: model.verify()
 
 
+def _functions(modes: int) -> Callable[[], Agreement]:
+    k = np.arange(1.0, modes + 1)
+    model = FunctionalMeanField(np.cos(np.outer([1, 2, 3], k)) / k, [0.5, -0.4, 0.2], prior=k**-2)
+    return lambda: model.verify()
+
+
 CASES: Mapping[str, tuple[Case, ...]] = MappingProxyType(
     {
         "Hyperbola": (Case("lazy, falling, rich", _hyperbola),),
@@ -105,6 +112,7 @@ CASES: Mapping[str, tuple[Case, ...]] = MappingProxyType(
             Case("two teachers, one stage", _late([(0.03, 2000)])),
             Case("two teachers, two stages", _late([(0.03, 2000), (0.01, 3000)]), slow=True),
         ),
+        "FunctionalMeanField": (Case("three curves, 20 modes", _functions(20)),),
     }
 )
 """By model, cases that take seconds together (``slow``: a few seconds each)."""

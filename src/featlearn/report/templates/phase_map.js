@@ -5,7 +5,10 @@ const data = JSON.parse(document.getElementById("phase-data").textContent);
 const find = (selector, root = document) => root.querySelector(selector);
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 const set = (element, attributes) => Object.entries(attributes).forEach(([name, value]) => element.setAttribute(name, value));
-const shown = (x, digits = 3) => String(Number(x.toPrecision(digits))).replace("-", "−");
+const shown = (x) => {  // three significant digits, as the tables have them
+  const [mantissa, exponent] = x.toExponential(2).split("e").map(Number);
+  return (exponent < -4 || exponent > 2 ? `${mantissa}e${exponent}` : String(Number(x.toPrecision(3)))).replaceAll("-", "−");
+};
 const word = (coded, i, j) => coded.words[Number(coded.rows[j][i])];
 
 all(".needs-script, .widths, .tabs").forEach((part) => { part.hidden = false; });
