@@ -74,8 +74,8 @@ def test_drawn_neurons_compute_what_the_optimum_predicts_also_at_new_inputs():
     found = model.theory("sobol", random_state=0)
     new = np.concatenate([model.X, np.random.default_rng(5).standard_normal((3, 12)), np.zeros((1, 12))])
     predicted = found.predict(new)
-    np.testing.assert_allclose(predicted[:3], found.f, atol=1e-12)
-    assert predicted[-1] == 0.0
+    np.testing.assert_allclose(predicted[:3], found.f, atol=1e-8)
+    assert predicted[-1] == pytest.approx(0.0, abs=1e-12)
     w = found.draw(100_000, random_state=1)
     h = np.tanh(w @ new.T)
     error = h.std(axis=0) / np.sqrt(len(h)) + 1e-12
@@ -290,7 +290,7 @@ def test_rough_averages_are_told():
     )
     with pytest.warns(ConvergenceWarning, match="averages are rough"):
         found = cold.theory(n_points=2**10, random_state=0)
-    assert found.effective_points < 100 or found.integration_error > 1e-3
+    assert found.effective_points < 100 or found.integration_error > 5e-3
     with pytest.warns(ConvergenceWarning, match="averages are rough"):
         problem(n=2, temperature=1e-3).theory(n_points=6)
 

@@ -72,9 +72,10 @@ def _neurons(ax: Axes, neurons: Mapping[str, Any]) -> None:
 
 def _outputs(ax: Axes, optimum: Mapping[str, Any], particles: Sequence[float] | None) -> None:
     inputs = np.arange(1, len(optimum["f"]) + 1)
+    width = float(np.clip(320 / len(inputs), 5, 16))
     ax.axhline(0.0, color=FAINT, linewidth=0.8, zorder=0)
     ax.plot(inputs, optimum["y"], "x", color=COMPARISON, markersize=7, label="target")
-    ax.plot(inputs, optimum["f"], "_", color=ALIGNMENT, markersize=16, markeredgewidth=2, label="optimum")
+    ax.plot(inputs, optimum["f"], "_", color=ALIGNMENT, markersize=width, markeredgewidth=2, label="optimum")
     if particles is not None:
         ax.plot(inputs, particles, "o", color=CENTERED, markersize=4, markerfacecolor="white", label="particles")
     ax.set_xlabel("input")
