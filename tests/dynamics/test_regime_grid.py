@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from importlib import import_module
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -145,7 +147,8 @@ def test_shapes_and_what_is_zero_at_the_start(grid):
 
 def test_points_are_trained_as_if_alone(grid, monkeypatch):
     alone = regime_grid([2.0], [1.0], SMALL, n_steps=200, checkpoints=[20], random_state=1)
-    monkeypatch.setattr("featlearn.dynamics.regime_grid._MOST_NUMBERS", 2 * SMALL.numbers_a_run)
+    module = import_module("featlearn.dynamics.regime_grid")  # the package's attribute of that name is the function
+    monkeypatch.setattr(module, "_MOST_NUMBERS", 2 * SMALL.numbers_a_run)
     chunked = regime_grid(grid.tau, grid.delta, SMALL, n_steps=200, checkpoints=[20], random_state=1)
     for name in MEASURES:
         np.testing.assert_allclose(getattr(alone, name)[0, 0], getattr(grid, name)[1, 2][:, [1, 3]], rtol=1e-6)
