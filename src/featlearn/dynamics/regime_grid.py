@@ -173,8 +173,8 @@ def regime_grid(
 
     Notes
     -----
-    All points of a repeat are one batched tensor, in float64; 40 microseconds a run and step at the default size on
-    one core, so that the default grid takes 10 to 15 seconds. Provenance: setup read in the authors' code; there, 100
+    All points of a repeat are one batched tensor, in float64; 40 to 60 microseconds a run and step at the default size
+    on one core, 10 to 15 seconds for the default grid. Provenance: setup read in the authors' code; there, 100
     inputs, 1000 samples, 50 neurons and a million steps.
 
     References
