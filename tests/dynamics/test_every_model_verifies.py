@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,15 +19,25 @@ from featlearn.dynamics import (
     LinearNet1D,
     OneStepCK,
     SingleNeuron,
+    TeacherStudent,
     attraction_repulsion,
     condensation,
     gradient_flow_time,
     implicit_bias,
     kernel_regime_of,
     phase_diagram,
+    phase_slope,
+    plateau,
+    regime_grid,
     regime_of,
     scaling_exponents,
 )
+from featlearn.dynamics.attraction_repulsion import Forces
+from featlearn.dynamics.implicit_bias import ImplicitBias
+from featlearn.dynamics.phase_diagram import PhaseDiagram
+from featlearn.dynamics.phase_slope import PhaseSlope
+from featlearn.dynamics.plateau import Plateau
+from featlearn.dynamics.regime_grid import RegimeGrid
 from featlearn.dynamics.verification import CASES, Case, verify_models
 from featlearn.exceptions import DataError
 
@@ -48,9 +58,31 @@ def test_closed_form_and_simulation_agree(case: Case) -> None:
 def test_every_room_with_a_verify_has_a_case() -> None:
     import featlearn.dynamics as dynamics
 
-    models = [name for name in dynamics.__all__ if hasattr(getattr(dynamics, name), "verify")]
-    assert {*models, "implicit_bias"} == set(CASES)
+    models = {name for name in dynamics.__all__ if hasattr(getattr(dynamics, name), "verify")}
+    answers = {ImplicitBias, PhaseDiagram, PhaseSlope, RegimeGrid, Forces, Plateau}
+    assert all(hasattr(answer, "verify") for answer in answers)
+    makers = {"implicit_bias", "phase_diagram", "phase_slope", "regime_grid", "attraction_repulsion", "plateau"}
+    assert models | makers == set(CASES)
     assert all(any(not case.slow for case in cases) for cases in CASES.values())
+
+
+def test_wrong_answers_do_not_agree() -> None:
+    forces = attraction_repulsion(LAYERS, np.eye(2), ridge=1e-3)
+    assert forces.verify().ok
+    (layer,) = forces.layers
+    assert not replace(forces, layers=(replace(layer, rep=1.001 * layer.rep),)).verify().ok
+
+    found = plateau(np.eye(2), [[1.0, 1.0], [1.0, 1.0]], [1, 2], random_state=0)
+    assert found.verify().ok
+    assert replace(found, loss=found.loss * [1.0, 1.1]).verify().quantity == "rise over the width"
+    below = replace(found, loss=0.9 * found.loss).verify()
+    assert (below.quantity, below.ok) == ("below the bound", False)
+
+    assert not phase_diagram(width=10).verify().ok  # the initial output counts
+    with pytest.raises(DataError, match=r"use phase_slope\(gam, gamp\).verify\(\)"):
+        phase_diagram("initialisation").verify()
+    far = regime_grid([0.1], [0.1], SMALL, n_steps=4000, lr=0.05, n_repeats=1, random_state=0)
+    assert not far.verify().ok  # large steps at a small scale, which do not keep the balance
 
 
 def test_models_are_chosen_by_name_and_slow_cases_left_out() -> None:
@@ -67,6 +99,7 @@ BALANCED = LambdaBalanced.sample(3, 2, 4, 0.5, random_state=0)
 OTHER = LambdaBalanced.sample(3, 2, 4, 0.5, random_state=1)
 CURVES = np.array([[0.5, -0.2, 0.1], [-0.4, 0.1, 0.3]])
 ROWS = np.array([[1.0, 0.1], [-0.97, -0.2], [0.8, 0.9], [0.1, 1.0], [0.0, 0.004]])
+SMALL = TeacherStudent(n_features=4, n_samples=10, n_neurons=4, n_teacher=2, n_test=10)
 LAYERS = (np.array([[0.5, -0.3, 0.1], [0.2, 0.7, -0.4], [-0.6, 0.3, 0.5]]), np.array([[0.4, -0.5, 0.9, 0.2]]))
 
 
@@ -194,6 +227,33 @@ MODELS = {
         {"weights_or_model": (LAYERS[0], 2 * LAYERS[1]), "X": np.array([[1.0, 0.5], [0.0, 1.0]]), "bias": 0.5}
         | {"activation": "tanh", "ridge": 1e-1},
         told,
+    ),
+    "plateau": Model(
+        plateau,
+        {"X": np.eye(2), "Y": [[1.0, 0.5], [0.5, 1.0]], "widths": [1, 2], "weight_decay": 1e-2, "n_restarts": 2}
+        | {"bias": 0.0, "random_state": 0, "verbose": 0},
+        {"X": 2 * np.eye(2), "Y": [[1.0, 0.2], [0.5, 1.0]], "widths": [1, 3], "weight_decay": 1e-1, "n_restarts": 3}
+        | {"bias": 1.0, "random_state": 1},
+        told,
+        frozenset({"verbose"}),
+    ),
+    "phase_slope": Model(
+        phase_slope,
+        {"gam": 0.5, "gamp": 0.0, "widths": (16, 32), "X": [0.2, 1.0], "y": [0.1, 0.3], "n_repeats": 1, "loss": 1e-2}
+        | {"max_steps": 2000, "random_state": 0, "verbose": 0},
+        {"gam": 0.6, "gamp": 0.1, "widths": (16, 48), "X": [0.4, 1.0], "y": [0.1, 0.2], "n_repeats": 2, "loss": 1e-3}
+        | {"random_state": 1},
+        told,
+        frozenset({"max_steps", "verbose"}),
+    ),
+    "regime_grid": Model(
+        regime_grid,
+        {"tau": [1.0], "delta": [0.0], "problem": SMALL, "n_steps": 20, "lr": 0.02, "n_repeats": 1}
+        | {"checkpoints": [10], "random_state": 0, "device": "cpu", "verbose": 0},
+        {"tau": [0.5], "delta": [0.5], "problem": TeacherStudent(4, 10, 4, 3, 10), "n_steps": 30, "lr": 0.01}
+        | {"n_repeats": 2, "checkpoints": [5], "random_state": 1},
+        told,
+        frozenset({"device", "verbose"}),
     ),
     "gradient_flow_time": Model(
         gradient_flow_time,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .._arrays import as_tensor
 from ..exceptions import DataError, ModelError
 from .condensation import condensation
+from .solvable import Agreement, worst_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,9 +62,25 @@ class LayerForces:
 
 @dataclass(frozen=True, eq=False)
 class Forces:
-    """Attraction and repulsion of every hidden layer, from the input on."""
+    """Attraction and repulsion of every hidden layer, from the input on.
+
+    Attributes
+    ----------
+    layers : tuple of LayerForces
+    inputs : array of shape (d, N)
+    outputs : array of shape (n_outputs, N)
+        Pre-activations of the last layer.
+    bias, ridge : float
+    activation : str
+        As they were given.
+    """
 
     layers: tuple[LayerForces, ...]
+    inputs: Floats = field(repr=False)
+    outputs: Floats = field(repr=False)
+    bias: float
+    activation: Activation
+    ridge: float
 
     def __getitem__(self, index: int) -> LayerForces:
         return self.layers[index]
@@ -84,6 +101,23 @@ class Forces:
             for numbers, layer in zip(_numbers(self.layers), self.layers, strict=True)
         ]
         return {"kind": "Forces", "schema": 1, "layers": layers}
+
+    def verify(self, *, tolerance: float = 1e-6) -> Agreement:
+        """How far attraction and repulsion together are from the gradient that autograd finds.
+
+        Of the norm of the weights that produce the pre-activations, which are the variables: of sums of
+        ``|Z_l S_(l-1)^+|^2``, or of ``tr Z_l K^-1 Z_l^T`` with a ridge. Relative to the attraction of the layer.
+        """
+        gradients = _gradients_of_the_norm(self)
+        rows = [
+            {
+                "quantity": f"layer {i}",
+                "worst": float(np.abs(layer.attr + layer.rep - gradient).max() / max(np.abs(layer.attr).max(), 1e-300)),
+                "at": float("nan"),
+            }
+            for i, (layer, gradient) in enumerate(zip(self.layers, gradients, strict=True), start=1)
+        ]
+        return worst_of(rows, tolerance)
 
     def plot(self, ax: Axes | None = None, *, layer: int = 1) -> Axes:
         """Both forces on every sample, on the two principal axes of the pre-activations of a hidden layer (from 1)."""
@@ -198,7 +232,7 @@ def _forces(weights: list[Floats], X: Floats, bias: float, activation: Activatio
         attr = 2 * grams[i].solve(Z)
         rep = -2 * grams[i + 1].pushed(pre[i + 1])[: len(Z)] * derivative(Z)
         layers.append(_layer(Z, attr, rep, function(Z), grams[i], grams[i + 1]))
-    return Forces(tuple(layers))
+    return Forces(tuple(layers), X.T, pre[-1], bias, activation, ridge)
 
 
 def _layer(Z: Floats, attr: Floats, rep: Floats, features: Floats, below: _Gram, own: _Gram) -> LayerForces:
@@ -214,6 +248,23 @@ def _layer(Z: Floats, attr: Floats, rep: Floats, features: Floats, below: _Gram,
         n_rays=condensation(features, tol=_RAY, min_norm=1e-3).n_orientations if alive else 0,
         resolved=own.rank == below.rank == Z.shape[1],
     )
+
+
+def _gradients_of_the_norm(forces: Forces) -> list[Floats]:
+    import torch
+
+    function = {"relu": torch.relu, "tanh": torch.tanh, "linear": lambda Z: Z}[forces.activation]
+    pre = [torch.tensor(Z, requires_grad=True) for Z in (*(layer.Z for layer in forces.layers), forces.outputs)]
+    norm, features = torch.zeros((), dtype=torch.float64), torch.from_numpy(forces.inputs)
+    for Z in pre:
+        S = torch.cat([features, torch.full((1, features.shape[1]), forces.bias)]) if forces.bias else features
+        if forces.ridge:
+            shift = forces.ridge * S.detach().square().sum() / S.shape[1] * torch.eye(S.shape[1], dtype=S.dtype)
+            norm = norm + (Z * torch.linalg.solve(S.T @ S + shift, Z.T).T).sum()
+        else:
+            norm = norm + (Z @ torch.linalg.pinv(S, rtol=_RCOND)).square().sum()
+        features = function(Z)
+    return [gradient.numpy() for gradient in torch.autograd.grad(norm, pre[:-1])]
 
 
 @dataclass(frozen=True, eq=False)

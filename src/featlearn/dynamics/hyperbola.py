@@ -22,6 +22,7 @@ __all__ = ["Hyperbola"]
 
 Floats = NDArray[np.float64]
 
+_LARGEST_SUM = 1e150  # of products of weights, whose squares are numbers
 _ROUNDING = 1e-12
 
 
@@ -129,11 +130,11 @@ class Hyperbola:
         0.5
         """
         given = broadcast(
-            A=as_floats(A, "A"),
-            B=as_floats(B, "B"),
-            f=as_floats(f, "f"),
+            A=as_floats(A, "A", largest=_LARGEST_SUM),
+            B=as_floats(B, "B", largest=_LARGEST_SUM),
+            f=as_floats(f, "f", largest=_LARGEST_SUM),
             Exx=as_floats(Exx, "Exx", positive=True),
-            omega=as_floats(omega, "omega", positive=True),
+            omega=as_floats(omega, "omega", positive=True, largest=_LARGEST_SUM),
         )
         for name in ("A", "B"):
             if (given[name] < 0).any():
@@ -177,7 +178,8 @@ class Hyperbola:
         # The difference of squares keeps what a lazy network's kernel moves, far below the rounding of 1.
         end = self.Theta_inf
         moved = (self.omega * self.F_limit - self.omega * self.F0) * (self.omega * self.F_limit + self.omega * self.F0)
-        return np.divide(moved / (end + self.Theta0 + (self.Theta0 == 0)), self.Theta0 + (self.Theta0 == 0))
+        with np.errstate(over="ignore"):  # from a kernel of almost nothing
+            return np.divide(moved / (end + self.Theta0 + (self.Theta0 == 0)), self.Theta0 + (self.Theta0 == 0))
 
     @property
     def rate(self) -> Floats:

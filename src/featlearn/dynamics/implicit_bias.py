@@ -338,7 +338,9 @@ class _Problem:
 
     def _integrated_sign(self, place: tuple[Any, ...]) -> float:
         """Follow the flow until its loss is below that of a = 0, which it can never cross again."""
-        squares, c, bar = self.singular**2, self.c[place], float(self._loss_of_nothing[place])
+        # The size of X only sets the unit of time.
+        squares, c = (self.singular / self.singular[0]) ** 2, self.c[place]
+        bar = float((squares * c**2).sum() / 2)
 
         def flow(_: float, state: Floats) -> Floats:
             pull = squares * (c - state[0] * state[1:])

@@ -21,6 +21,7 @@ from .parametrisations import (
     scaling_exponents,
     speed_of,
 )
+from .solvable import Agreement, worst_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,6 +118,39 @@ class PhaseDiagram:
         from ..report.phase_map import write_phase_map
 
         write_phase_map(self._planes(), path, title=title)
+
+    def verify(self, *, draws: int = 20, random_state: int = 0, tolerance: float = 0.02) -> Agreement:
+        """How far the growth of the kernel at the points is from that of random networks of this width.
+
+        The mean of ``rho`` over the draws, of the exact solution from their weights, relative to its size where that is
+        above 1. The map leaves the initial output out, which is of order 1 / width: at small widths the two disagree.
+
+        Parameters
+        ----------
+        draws : int, default 20
+        random_state : int, default 0
+        tolerance : float, default 0.02
+
+        Raises
+        ------
+        DataError
+            In the plane of initial scales, whose exponents :func:`phase_slope` verifies, one place at a time.
+        """
+        from .linear_net_1d import LinearNet1D
+
+        if self.plane != "exponents":
+            text = "Got the plane of initial scales, which has no numbers at one width"
+            raise DataError(f"{text}; use phase_slope(gam, gamp).verify() for a place in it.")
+        rows = []
+        for point in self.points:
+            scales = Parametrisation(**point["exponents"])
+            nets = LinearNet1D.sample(
+                int(self.settings["width"]), scales, self.settings["target"], random_state=random_state, draws=draws
+            )
+            rho = float(np.mean(nets.hyperbola.rho))
+            worst = abs(rho - point["rho"]) / max(1.0, abs(rho))
+            rows.append({"quantity": f"rho of {point['name']}", "worst": worst, "at": self.settings["width"]})
+        return worst_of(rows, tolerance)
 
     def _planes(self) -> dict[str, Any]:
         """Diagrams of the page: of the exponents at every width, and of the initial scales; and which is shown."""

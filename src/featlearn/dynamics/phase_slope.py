@@ -13,7 +13,7 @@ from scipy.integrate import RK45
 from scipy.optimize import brentq
 
 from ..exceptions import ConvergenceWarning, DataError, RegimeWarning
-from .solvable import as_floats, broadcast
+from .solvable import Agreement, as_floats, broadcast, worst_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -190,6 +190,14 @@ class PhaseSlope:
         plain = {name: getattr(self, name) for name in ("gam", "gamp", "slope", "kernel_slope", "predicted", "regime")}
         arrays = {name: getattr(self, name).tolist() for name in ("rd", "kernel_change", "reached")}
         return {"kind": "PhaseSlope", "schema": 1, "widths": list(self.widths)} | plain | arrays
+
+    def verify(self, *, tolerance: float = 0.15) -> Agreement:
+        """How far the fitted exponent of the weights is from that of infinite width.
+
+        The tolerance is that of widths of some hundreds; for ``gamma' > 0`` the exponent of finite widths comes down
+        slowly, and the two may disagree.
+        """
+        return worst_of([{"quantity": "slope", "worst": abs(self.slope - self.predicted), "at": self.gam}], tolerance)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Relative change of the weights over the width, with the fitted and the predicted exponent."""

@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 
 from ..exceptions import ConvergenceWarning, DataError
 from .condensation import condensation
-from .solvable import as_floats
+from .solvable import Agreement, as_floats, worst_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,6 +79,23 @@ class Plateau:
         arrays = {name: getattr(self, name).tolist() for name in ("loss", "losses", "n_rays", "found", "flagged")}
         plain = {name: getattr(self, name) for name in ("lower_bound", "weight_decay", "n_samples")}
         return {"kind": "Plateau", "schema": 1, "widths": list(self.widths)} | plain | arrays
+
+    def verify(self, *, tolerance: float = 1e-3) -> Agreement:
+        """Whether the losses keep to what holds for minima: above the bound, and none worse than a narrower width's.
+
+        In units of the weight decay. A loss that stays above the bound is no disagreement: for few neurons, or other
+        inputs than unit ones, the bound need not be reached.
+        """
+        order = np.argsort(self.widths)
+        loss = self.loss[order] / self.weight_decay
+        rises = np.maximum(loss - np.minimum.accumulate(loss), 0.0)
+        below = np.maximum(self.lower_bound / self.weight_decay - loss, 0.0)
+        found = {"rise over the width": rises} | ({"below the bound": below} if np.isfinite(self.lower_bound) else {})
+        rows = [
+            {"quantity": name, "worst": float(values.max()), "at": float(self.widths[order[int(np.argmax(values))]])}
+            for name, values in found.items()
+        ]
+        return worst_of(rows, tolerance)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Best loss over the width, the bound dashed, ``N^2 / 4`` marked."""

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..exceptions import ConvergenceWarning, DataError
 from .relu_students import MEASURES, Students, TeacherStudent
-from .solvable import as_floats
+from .solvable import Agreement, as_floats, worst_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,6 +92,18 @@ class RegimeGrid:
         """Plain numbers and lists."""
         arrays = {name: getattr(self, name).tolist() for name in ("tau", "delta", "steps", *MEASURES)}
         return {"kind": "RegimeGrid", "schema": 1, "problem": asdict(self.problem), "lr": self.lr} | arrays
+
+    def verify(self, *, tolerance: float = 0.05) -> Agreement:
+        """How far the steps are from the gradient flow that the regimes belong to, which keeps the balance of neurons.
+
+        The largest change of a neuron's ``a_i^2 - |w_i|^2`` over the grid and the run; nan if a run diverged.
+        """
+        worst = self.balance_drift.max(axis=(1, 2, 3))
+        rows = [
+            {"quantity": f"balance at tau={tau:g}", "worst": float(drift), "at": float(self.steps[-1])}
+            for tau, drift in zip(self.tau, worst, strict=True)
+        ]
+        return worst_of(rows, tolerance)
 
     def plot(
         self,

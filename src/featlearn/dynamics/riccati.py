@@ -124,7 +124,8 @@ def _settled(before: Floats, after: Floats, rates: Floats, flat: Flags) -> bool:
 
 def _rest(Q: Floats, flat: Flags, gap: float) -> Floats:
     """Rows of rate zero, alone from here on, decay as a power of time: one step of any length is exact."""
-    rows = np.where(flat[..., np.newaxis], Q, 0.0)
-    zero = np.zeros(flat.shape)
-    left = _step(rows, zero, np.full((*flat.shape[:-1], 1), gap)) if math.isfinite(gap) else 0.0
-    return np.where(flat[..., np.newaxis], left, Q)
+    if not flat.any():
+        return Q
+    left, values, right = np.linalg.svd(np.where(flat[..., np.newaxis], Q, 0.0), full_matrices=False)
+    values = values / np.hypot(1.0, math.sqrt(gap) * values) if math.isfinite(gap) else np.zeros_like(values)
+    return np.where(flat[..., np.newaxis], (left * values[..., np.newaxis, :]) @ right, Q)

@@ -205,7 +205,9 @@ class SingleNeuron:
         core = self._reduced
         moving = core.P != 0
         # N is made of 1 and 2 P^2 exp(grow T) / grow: the plateau lasts until the second is as large as the first.
-        plateau = np.log1p(core.grow / np.where(moving, 2 * core.P**2, np.inf))
+        with np.errstate(divide="ignore"):
+            head = np.log(core.grow / 2) - 2 * np.log(np.where(moving, np.abs(core.P), 1.0))
+        plateau = np.where(moving, np.logaddexp(0.0, head), 0.0)
         rate = self._speed * np.where(moving, core.grow, core.fall)
         needed = (16 + plateau) / np.where(rate > 0, rate, np.inf)
         return float(needed.max()) if (rate > 0).any() else 8.0
@@ -356,7 +358,7 @@ class _Reduced:
         fall, P, Q, P_w, Q_w = (x[..., np.newaxis] for x in (self.fall, self.P, self.Q, self.P_w, self.Q_w))
         # Everything is divided by the growth of N. Where P is exactly 0, N does not grow: the way into the saddle.
         grow = np.where(P == 0, 0.0, self.grow[..., np.newaxis])
-        T = self.speed[..., np.newaxis] * t
+        T = _product(self.speed[..., np.newaxis], t)
         squares = _weighted(P * P, grow, grow, T) + _weighted(Q * Q, -fall, grow, T)
         N = np.sqrt(_decay(grow, T) + 2 * (squares + _weighted(2 * P * Q, (grow - fall) / 2, grow, T)))
         faded = _decay((grow + fall) / 2, T)

@@ -25,6 +25,7 @@ __all__ = [
     "broadcast",
     "gradient_flow_time",
     "statistical_agreement",
+    "worst_of",
 ]
 
 Floats = NDArray[np.float64]
@@ -166,10 +167,13 @@ def agreement(closed: Trajectory, simulated: Trajectory, tolerance: float) -> Ag
         rows.append({"quantity": name, "worst": float(worst[place]), "at": float(closed.t[place])})
     if not rows:
         raise DataError("Got two trajectories without a quantity in common, so that there is nothing to compare.")
-    worst_row = max(rows, key=_badness)
-    return Agreement(
-        worst_row["worst"], worst_row["quantity"], worst_row["at"], tolerance, "deterministic", tuple(rows)
-    )
+    return worst_of(rows, tolerance)
+
+
+def worst_of(rows: Sequence[Mapping[str, Any]], tolerance: float) -> Agreement:
+    """Deterministic agreement of rows that carry "quantity", "worst" and "at"."""
+    row = max(rows, key=_badness)
+    return Agreement(row["worst"], row["quantity"], row["at"], tolerance, "deterministic", tuple(rows))
 
 
 def statistical_agreement(
@@ -219,8 +223,14 @@ def gradient_flow_time(
 # --- input ------------------------------------------------------------------------------------------------------------
 
 
-def as_floats(value: ArrayLike, name: str, *, positive: bool = False, allow_empty: bool = False) -> Floats:
-    """A finite float64 array, or an error that names the argument."""
+def as_floats(
+    value: ArrayLike, name: str, *, positive: bool = False, allow_empty: bool = False, largest: float = 1e50
+) -> Floats:
+    """A finite float64 array, or an error that names the argument.
+
+    Products of a few numbers up to ``largest`` in size do not overflow, nor do they after a division by those that are
+    positive, which have to be at least its inverse.
+    """
     try:
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -231,6 +241,11 @@ def as_floats(value: ArrayLike, name: str, *, positive: bool = False, allow_empt
         raise DataError(f"Got {name} with values that are not finite, but expected finite numbers.")
     if positive and not (array > 0).all():
         raise DataError(f"Got {name}={array.min():g}, but expected positive numbers.")
+    size = np.abs(array)
+    if (size > largest).any():
+        raise DataError(f"Got {name} of size {size.max():g}, but expected at most {largest:g}; use other units.")
+    if positive and (size < 1 / largest).any():
+        raise DataError(f"Got {name}={size.min():g}, but expected at least {1 / largest:g}; use other units.")
     return array
 
 

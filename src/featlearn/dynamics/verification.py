@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from types import MappingProxyType
 
 import numpy as np
 
 from ..exceptions import DataError
+from .attraction_repulsion import attraction_repulsion, bipartite_example
 from .fast_slow import FastSlow
 from .functional_mean_field import FunctionalMeanField
 from .hyperbola import Hyperbola
@@ -17,6 +19,11 @@ from .lambda_balanced import LambdaBalanced
 from .late_features import LateFeatures
 from .linear_net_1d import LinearNet1D
 from .one_step_ck import OneStepCK
+from .phase_diagram import phase_diagram
+from .phase_slope import phase_slope
+from .plateau import plateau
+from .regime_grid import regime_grid
+from .relu_students import TeacherStudent
 from .single_neuron import SingleNeuron
 from .solvable import Agreement
 
@@ -83,6 +90,25 @@ def _functions(modes: int) -> Callable[[], Agreement]:
     return lambda: model.verify()
 
 
+def _forces(sizes: tuple[int, ...], ridge: float) -> Callable[[], Agreement]:
+    def verify() -> Agreement:
+        rng = np.random.default_rng(0)
+        weights = [rng.normal(size=(above, below + 1)) for below, above in pairwise(sizes)]
+        return attraction_repulsion(weights, rng.normal(size=(6, sizes[0])), ridge=ridge).verify()
+
+    return verify
+
+
+def _plateau() -> Agreement:
+    example = bipartite_example(4)
+    return plateau(example.X, example.Y, [3, 4, 6], random_state=0).verify()
+
+
+def _students() -> Agreement:
+    small = TeacherStudent(n_features=5, n_samples=30, n_neurons=10, n_test=100)
+    return regime_grid([0.2, 2.0], [-1, 0, 1], small, n_steps=2000, n_repeats=1, random_state=0).verify()
+
+
 CASES: Mapping[str, tuple[Case, ...]] = MappingProxyType(
     {
         "Hyperbola": (Case("lazy, falling, rich", _hyperbola),),
@@ -113,6 +139,19 @@ CASES: Mapping[str, tuple[Case, ...]] = MappingProxyType(
             Case("two teachers, two stages", _late([(0.03, 2000), (0.01, 3000)]), slow=True),
         ),
         "FunctionalMeanField": (Case("three curves, 20 modes", _functions(20)),),
+        "phase_diagram": (Case("named points, width 1000", lambda: phase_diagram(width=1000).verify()),),
+        "phase_slope": (
+            Case(
+                "(1/2, 0), to width 256", lambda: phase_slope(0.5, 0, (64, 256), n_repeats=2, random_state=0).verify()
+            ),
+            Case("(1/2, 0), to width 512", lambda: phase_slope(0.5, 0, random_state=0).verify(), slow=True),
+        ),
+        "regime_grid": (Case("six starts, 2000 steps", _students),),
+        "attraction_repulsion": (
+            Case("more neurons than samples, ridge", _forces((5, 9, 7, 3), 1e-6)),
+            Case("fewer neurons than samples", _forces((5, 4, 3, 3), 0.0)),
+        ),
+        "plateau": (Case("bipartite task on 4 inputs", _plateau),),
     }
 )
 """By model, cases that take seconds together (``slow``: a few seconds each)."""
