@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
 import typer
@@ -23,8 +22,9 @@ from ..exceptions import DataError, FeatlearnError, ModelError
 from ..training.coordinate import CoordinateCheck, coordinate_check
 from ..training.coordinate_results import QUANTITIES, verdict_in_words
 from .data_loading import Preparation, load_data
+from .figure_files import check_figure, write_figure
 from .object_loading import blame, load_object
-from .output_files import ReportFiles, check_writable
+from .output_files import ReportFiles
 from .progress import progress_bar
 from .tables import UNLIMITED
 
@@ -42,7 +42,6 @@ Factory = Callable[[int], nn.Module]
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 
 OPTIMIZERS: dict[str, Any] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-FIGURES = (".png", ".svg", ".pdf")
 
 
 def check_options(
@@ -257,9 +256,7 @@ class CheckFiles:
         """
         numbers = ReportFiles.plan(None, json)
         if figure is not None:
-            if figure.suffix.lower() not in FIGURES:
-                raise typer.BadParameter(f"Got --plot {figure}, but expected a file ending in {', '.join(FIGURES)}.")
-            check_writable(figure, "--plot")
+            check_figure(figure, "--plot")
             if numbers.json is not None and figure.resolve() == numbers.json.resolve():
                 raise typer.BadParameter(f"Got {figure} for both --plot and --json, but expected two files.")
         return cls(numbers, figure)
@@ -280,13 +277,7 @@ def _draw(told: Mapping[str, Any], path: Path) -> None:
 
     figure = Figure(figsize=(13.5, 4.8), layout="constrained")  # no window system is asked for
     plot_coordinates(told, figure.subplots(1, 3))
-    beside = path.with_name(f".{path.name[:100]}.{uuid4().hex}.tmp")
-    try:
-        figure.savefig(beside, format=path.suffix[1:].lower(), dpi=150)
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    write_figure(figure, path)
 
 
 def print_check(

@@ -8,7 +8,9 @@
 ``EdgeReport.to_dict()``, ``plot_saliency`` images and where a machine looks on them, ``plot_deep_conv_rfm`` a deep
 convolutional machine. ``plot_speed`` draws a ``FeatureSpeed``, ``plot_speed_history`` what a ``FeatureSpeedTracker``
 recorded, ``plot_layer_balance`` and ``plot_balance`` scales of consecutive layers, ``plot_coordinates`` a
-``CoordinateCheck``. Names load at first use, and matplotlib with them.
+``CoordinateCheck``. ``plot_hyperbola`` puts solvable models into one plane of output and kernel,
+``plot_mechanism_plane`` linear networks into that of alignment and norm; ``plot_phase_diagram``, ``plot_mechanisms``
+and ``plot_diagnosis`` draw what their namesakes return. Names load at first use, and matplotlib with them.
 """
 
 from __future__ import annotations
@@ -20,11 +22,15 @@ if TYPE_CHECKING:
     from .balance import plot_balance, plot_layer_balance
     from .coordinates import plot_coordinates
     from .deep_rfm import plot_deep_rfm
+    from .diagnosis import plot_diagnosis
+    from .dynamics import plot_hyperbola, plot_mechanism_plane
     from .explained import plot_early, plot_explained
     from .features import plot_centered, plot_directions, plot_feature_report, plot_spectra
     from .filters import plot_deep_conv_rfm, plot_filters, plot_saliency
     from .grokking import plot_grokking
     from .machines import plot_importances, plot_machine, plot_scree, plot_selection
+    from .mechanisms import plot_mechanisms
+    from .phase_diagram import plot_phase_diagram
     from .speed import plot_speed, plot_speed_history
     from .tracking import plot_history
     from .trees import plot_tree
@@ -35,6 +41,7 @@ __all__ = [
     "plot_coordinates",
     "plot_deep_conv_rfm",
     "plot_deep_rfm",
+    "plot_diagnosis",
     "plot_directions",
     "plot_early",
     "plot_explained",
@@ -42,9 +49,13 @@ __all__ = [
     "plot_filters",
     "plot_grokking",
     "plot_history",
+    "plot_hyperbola",
     "plot_importances",
     "plot_layer_balance",
     "plot_machine",
+    "plot_mechanism_plane",
+    "plot_mechanisms",
+    "plot_phase_diagram",
     "plot_saliency",
     "plot_scree",
     "plot_selection",
@@ -60,6 +71,7 @@ _HOME = {
     "plot_coordinates": "coordinates",
     "plot_deep_conv_rfm": "filters",
     "plot_deep_rfm": "deep_rfm",
+    "plot_diagnosis": "diagnosis",
     "plot_directions": "features",
     "plot_early": "explained",
     "plot_explained": "explained",
@@ -67,9 +79,13 @@ _HOME = {
     "plot_filters": "filters",
     "plot_grokking": "grokking",
     "plot_history": "tracking",
+    "plot_hyperbola": "dynamics",
     "plot_importances": "machines",
     "plot_layer_balance": "balance",
     "plot_machine": "machines",
+    "plot_mechanism_plane": "dynamics",
+    "plot_mechanisms": "mechanisms",
+    "plot_phase_diagram": "phase_diagram",
     "plot_saliency": "filters",
     "plot_scree": "machines",
     "plot_selection": "machines",
