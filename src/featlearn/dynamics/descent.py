@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..exceptions import DataError
+from ..exceptions import ConvergenceWarning, DataError
 
 __all__ = ["descend"]
 
@@ -43,6 +44,11 @@ def descend(
     DataError
         An infinite time, or a step size that is not positive.
 
+    Warns
+    -----
+    ConvergenceWarning
+        Steps so large that the weights overflow; they are nan from there on.
+
     Examples
     --------
     >>> descend(lambda w: (w**2).sum() / 2, [np.array([1.0])], np.array([0.0, 0.15]), lr=0.1)[0].round(4).tolist()
@@ -67,6 +73,8 @@ def descend(
                     weight -= factor * gradient
         made = step
         found.append([weight.detach().numpy().copy() for weight in weights])
+    if not all(bool(weight.isfinite().all()) for weight in weights):
+        warnings.warn(f"Descent with lr={lr:g} diverged; take a smaller step.", ConvergenceWarning, stacklevel=3)
     histories = [np.stack(snapshots, axis=-1) for snapshots in zip(*found, strict=True)]
     early, late = place.reshape(2, -1)
     return [(1 - share) * history[..., early] + share * history[..., late] for history in histories]

@@ -92,6 +92,6 @@ class UnlearningLaw:
         power, order, rate, limit, sign_a, sign_R = (
             np.where(self.unlearns, x, np.nan)[..., np.newaxis] for x in numbers
         )
-        size = (start ** (power + 1) + (power + 1) * rate * times) ** (1 / (power + 1))
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", over="ignore"):
+            size = (start ** (power + 1) + (power + 1) * rate * times) ** (1 / (power + 1))
             return Trajectory(times, {"a": sign_a * size, "R": sign_R * (limit / size) ** (1 / order)})

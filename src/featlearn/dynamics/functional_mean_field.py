@@ -203,7 +203,7 @@ class FunctionalMeanField:
         g, gaps = (dual.newton if solver == "newton" else dual.coordinate_ascent)(tol, max_iter)
         weights, log_z, f = dual.at(g)
         if np.abs(f - self.y - g).max() > tol:
-            text = f"The dual has a gap of {gaps[-1]:.2g} after {max_iter} iterations"
+            text = f"The dual has a gap of {gaps[-1]:.2g} after {len(gaps) - 1} iterations"
             warnings.warn(f"{text}; raise max_iter or tol.", ConvergenceWarning, stacklevel=2)
         error = float(np.abs(self._dual(*next(rules)).at(g)[2] - f).max())
         effective = 1.0 / float(np.sum(weights**2))

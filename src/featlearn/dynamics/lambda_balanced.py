@@ -271,9 +271,9 @@ class LambdaBalanced:
         size = np.sqrt(_inner(A, B, A, B, C))[..., np.newaxis, np.newaxis]
         with np.errstate(invalid="ignore", divide="ignore"):
             A, B = A / size, B / size
-        # Half the squared distance of the two directions: no number near 1 is subtracted.
-        dA, dB = A[..., 1:, :, :] - A[..., :1, :, :], B[..., 1:, :, :] - B[..., :1, :, :]
-        return np.maximum(_inner(dA, dB, dA, dB, C), 0.0) / 2
+            # Half the squared distance of the two directions: no number near 1 is subtracted.
+            dA, dB = A[..., 1:, :, :] - A[..., :1, :, :], B[..., 1:, :, :] - B[..., :1, :, :]
+            return np.maximum(_inner(dA, dB, dA, dB, C), 0.0) / 2
 
     def modes(self) -> Hyperbola:
         r"""Each feature of the target on its own hyperbola, for layers aligned with it; shape (..., min(Ni, No)).

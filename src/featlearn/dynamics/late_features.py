@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..exceptions import DataError
-from .absolute_kernel import NO_DIRECTION, AbsoluteKernel, absolute_kernel, polar
+from ..exceptions import ConvergenceWarning, DataError
+from .absolute_kernel import NO_DIRECTION, AbsoluteKernel, polar
 from .solvable import Agreement, Trajectory, agreement, as_floats, as_times
 
 if TYPE_CHECKING:
@@ -222,10 +223,12 @@ class LateFeatures:
                 f"Got w of shape {points.shape}, a of shape {outputs.shape} and W of shape {inputs.shape}, "
                 f"but expected (n, {d}), (m,) and (m, {d})."
             )
-        units = polar(points)[0]
-        return absolute_kernel(units, self.teacher_weights) @ self.teacher_scales - (
-            absolute_kernel(units, inputs) @ outputs
-        )
+        return self._certificate(points, outputs, inputs)
+
+    def _certificate(self, points: Floats, outputs: Floats, inputs: Floats) -> Floats:
+        lines = np.concatenate([self.teacher_weights, inputs])
+        scales = np.concatenate([self.teacher_scales, -outputs])
+        return np.asarray(AbsoluteKernel.of(polar(points)[0], lines).matrix() @ scales)
 
     # --- simulation ---------------------------------------------------------------------------------------------------
 
@@ -245,6 +248,11 @@ class LateFeatures:
             In steps: ``loss``, ``objective`` and ``decay``; ``angle``, the mean angle of the neurons to the nearest
             teacher, weighted by |a| |w|; ``mass`` (n_teachers, T), the sum of a |w| over the neurons nearest to a
             teacher; ``total_mass``, of |a| |w|; and the weights ``a`` (m, T) and ``W`` (m, d, T).
+
+        Warns
+        -----
+        ConvergenceWarning
+            A rate so large that the weights overflow.
         """
         if method != "descent":
             raise DataError(f"Got method={method!r}, but expected 'descent', the only simulation of this model.")
@@ -253,9 +261,13 @@ class LateFeatures:
         if times.max() > ends[-1]:
             raise DataError(f"Got t={times.max():g}, but the schedule has {ends[-1]:.0f} steps.")
         steps, place = np.unique(np.rint(times).astype(np.int64), return_inverse=True)
-        records = self._descend(steps)
-        a, W = (np.stack([record[i] for record in records], axis=-1) for i in (0, 1))
-        values = self._measured(steps, a, W)
+        with np.errstate(over="ignore", invalid="ignore"):
+            records = self._descend(steps)
+            a, W = (np.stack([record[i] for record in records], axis=-1) for i in (0, 1))
+            values = self._measured(steps, a, W)
+        if not (np.isfinite(a).all() and np.isfinite(W).all()):
+            text = f"Descent with lr={self.lr:g} diverged; take a smaller rate, or a smaller init_scale."
+            warnings.warn(text, ConvergenceWarning, stacklevel=2)
         return Trajectory(np.rint(times), {name: array[..., place] for name, array in values.items()}, "steps")
 
     def _descend(self, steps: NDArray[np.int64]) -> list[tuple[Floats, Floats]]:
@@ -281,14 +293,16 @@ class LateFeatures:
 
     def objective(self, a: ArrayLike, W: ArrayLike, decay: ArrayLike = 0.0) -> Floats:
         """Half the mean squared error plus weight decay; a (..., m), W (..., m, d), decay (...)."""
-        outputs, inputs = as_floats(a, "a"), as_floats(W, "W")
+        return self._objective(as_floats(a, "a"), as_floats(W, "W"), as_floats(decay, "decay"))
+
+    def _objective(self, outputs: Floats, inputs: Floats, decay: Floats | float) -> Floats:
         teachers = np.broadcast_to(self.teacher_weights, (*inputs.shape[:-2], *self.teacher_weights.shape))
         lines = np.concatenate([inputs, teachers], axis=-2)
         against = np.broadcast_to(-self.teacher_scales, (*outputs.shape[:-1], len(self.teacher_scales)))
         scales = np.concatenate([outputs, against], axis=-1)[..., np.newaxis]
-        loss = np.sum(scales * (absolute_kernel(lines, lines) @ scales), axis=(-2, -1)) / 2
+        loss = np.sum(scales * (AbsoluteKernel.of(lines, lines).matrix() @ scales), axis=(-2, -1)) / 2
         norms = np.sum(outputs**2, axis=-1) + np.sum(inputs**2, axis=(-2, -1))
-        return np.maximum(loss, 0.0) + as_floats(decay, "decay") / 2 * norms
+        return np.asarray(np.maximum(loss, 0.0) + decay / 2 * norms)
 
     def _measured(self, steps: NDArray[np.int64], a: Floats, W: Floats) -> dict[str, Floats]:
         decays, ends = self.stages
@@ -304,10 +318,9 @@ class LateFeatures:
         signed = outputs * norms[..., 0]
         total = np.sum(np.abs(signed), axis=-1)
         groups = nearest[..., np.newaxis] == np.arange(len(teachers))
-        loss = self.objective(outputs, inputs)
         return {
-            "loss": loss,
-            "objective": self.objective(outputs, inputs, decay),
+            "loss": self._objective(outputs, inputs, 0.0),
+            "objective": self._objective(outputs, inputs, decay),
             "decay": decay,
             "angle": np.sum(angles * np.abs(signed), axis=-1) / np.where(total > 0, total, 1.0),
             "mass": np.sum(groups * signed[..., np.newaxis], axis=1).T,
@@ -341,7 +354,7 @@ class LateFeatures:
         found = self.simulate(ends)
         probes = np.random.default_rng(0).standard_normal((_PROBES, self.teacher_weights.shape[1]))
         largest = [
-            np.abs(self.certificate(np.concatenate([probes, self.teacher_weights, W]), a, W)).max() / decay
+            np.abs(self._certificate(np.concatenate([probes, self.teacher_weights, W]), a, W)).max() / decay
             for a, W, decay in zip(found.a.T, np.moveaxis(found.W, -1, 0), decays, strict=True)
         ]
         reached = {"loss / decay^2": found.loss / decays**2, "mass": found.mass}

@@ -19,6 +19,7 @@ from .solvable import Agreement, Trajectory, agreement, as_floats, as_times, bro
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
     from matplotlib.axes import Axes
 
 __all__ = ["LinearNet1D"]
@@ -210,15 +211,21 @@ class LinearNet1D:
             between the steps.
         lr : float, optional
             For "network" only; by default a hundredth of the largest stable one. The error is proportional to it.
+
+        Warns
+        -----
+        ConvergenceWarning
+            Steps so large that training diverges, or an integration that gave up.
         """
         times = as_times(t)
         if method == "ode" and lr is None:
             u, w = integrate(self._flow, np.stack([self.u0, self.w0]), times)
         elif method == "network":
-            from .linear_net_training import train_linear_net
+            from .descent import descend
 
             step = float(self.hyperbola.max_stable_lr.min()) / 100 if lr is None else lr
-            u, w = train_linear_net(self, times, step)
+            rates = [self.eta_u[..., np.newaxis], self.eta_w[..., np.newaxis]]
+            u, w = descend(self._network_loss, [self.u0, self.w0], times, step, rates)
         elif method == "ode":
             raise DataError(f"Got lr={lr} with method='ode', which chooses its own steps; leave lr out.")
         else:
@@ -232,6 +239,13 @@ class LinearNet1D:
         u, w = weights
         r = self.g * (self.Exy - self.g * self.Exx * np.sum(u * w, axis=-1))
         return np.stack([(self.eta_u * r)[..., np.newaxis] * w, (self.eta_w * r)[..., np.newaxis] * u])
+
+    def _network_loss(self, u: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        """Of two samples ``x = +-sqrt(E[x^2])`` with the labels that give ``E[xy]``, summed over the batch."""
+        x = u.new_tensor([-1.0, 1.0]) * u.new_tensor(np.sqrt(self.Exx)).unsqueeze(-1)
+        y = u.new_tensor(self.F_inf).unsqueeze(-1) * x
+        outputs = ((w.unsqueeze(-2) * x.unsqueeze(-1)) @ u.unsqueeze(-1)).squeeze(-1)
+        return 0.5 * (u.new_tensor(self.g).unsqueeze(-1) * outputs - y).square().mean(dim=-1).sum()
 
     def verify(self, t: ArrayLike | None = None, *, tolerance: float = 1e-9) -> Agreement:
         """How far the closed form is from :meth:`simulate`; by default over eight units of the slowest rate."""
