@@ -113,7 +113,9 @@ def test_alignment_fades_to_nothing_at_the_end_of_time() -> None:
         lambda: LambdaBalanced.sample(3, 2, 4, 1.0, random_state=0).simulate([0.0, 500.0], method="network", lr=5.0)[
             "loss"
         ],
-        lambda: LateFeatures(np.eye(2), [1.0, 0.8], lr=50.0, schedule=((0.1, 200),), random_state=0).simulate()["loss"],
+        lambda: LateFeatures(
+            np.eye(2), np.array([1.0, 0.8]), lr=50.0, schedule=((0.1, 200),), random_state=0
+        ).simulate()["loss"],
     ],
     ids=["LinearNet1D", "SingleNeuron", "LambdaBalanced", "LateFeatures"],
 )
@@ -125,6 +127,6 @@ def test_training_that_diverges_says_so(train: Callable[[], Any]) -> None:
 
 
 def test_a_diverged_run_disagrees_with_the_optimum() -> None:
-    model = LateFeatures(np.eye(2), [1.0, 0.8], lr=50.0, schedule=((0.1, 200),), random_state=0)
+    model = LateFeatures(np.eye(2), np.array([1.0, 0.8]), lr=50.0, schedule=((0.1, 200),), random_state=0)
     with pytest.warns(ConvergenceWarning, match="diverged"):
         assert not model.verify().ok

@@ -360,6 +360,7 @@ def test_tables_and_dictionaries():
     model = problem(n=2)
     found, run = model.optimum, model.simulate(10, n_steps=4, random_state=0)
     assert found.frame()["f"].tolist() == found.f.tolist()
+    assert found.model.frame().shape == found.frame().shape
     assert found.to_dict()["gap"] == found.gap == found.gaps[-1]
     assert model.to_dict()["activation"] == "tanh"
     assert run.to_dict()["f"] == run.f.tolist()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from scipy.optimize import minimize
@@ -198,6 +199,19 @@ def test_every_parameter_changes_the_answer():
     }
     for name, value in changes.items():
         assert np.abs(implicit_bias(**{**base, name: value}).beta - reference).max() > 1e-3
+
+
+def test_the_figure_shows_every_start_beside_the_solution_of_least_norm():
+    found = implicit_bias([2.0, 0.1], [0.3, -0.2, 0.5], UNEQUAL, [1.0, -0.5])
+    axes = found.plot()
+    dots = [line for line in axes.lines if len(line.get_xdata()) == 3]
+    np.testing.assert_array_equal([line.get_ydata() for line in dots], found.beta)
+    assert dots[0].get_color() != dots[1].get_color()  # upstream, downstream
+    heights = [bar.get_height() for bar in axes.patches[:6]]
+    np.testing.assert_allclose(np.reshape(heights, (2, 3)), found.min_norm)
+    own = plt.subplots()[1]
+    assert implicit_bias(1.0, [0.3, -0.2, 0.5], UNEQUAL, [1.0, -0.5]).plot(own) is own
+    plt.close("all")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from featlearn.dynamics.integration import integrate
 from featlearn.dynamics.solvable import (
@@ -112,3 +113,8 @@ def test_integration_says_when_it_gave_up_and_has_no_limit() -> None:
     assert np.isnan(solution[0, 1])
     with pytest.raises(DataError, match="finite times"):
         integrate(lambda x: -x, np.ones(1), np.array([np.inf]))
+
+
+def test_weights_of_a_torch_model_are_numbers() -> None:
+    layer = torch.nn.Linear(3, 1)
+    np.testing.assert_array_equal(as_floats(layer.weight, "w0"), layer.weight.detach().double().numpy())

@@ -19,6 +19,7 @@ from .solvable import Agreement, Trajectory, agreement, as_floats
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    import pandas as pd
     from matplotlib.axes import Axes
 
 __all__ = ["FunctionalMeanField", "FunctionalOptimum", "ParticleRun"]
@@ -349,6 +350,10 @@ class FunctionalMeanField:
         arrays = {name: getattr(self, name).tolist() for name in ("X", "y", "prior")}
         plain = {"activation": self.activation.name, "temperature": self.temperature}
         return {"kind": "FunctionalMeanField", "schema": 1} | arrays | plain
+
+    def frame(self) -> pd.DataFrame:
+        """One row an input: target, output and dual of :attr:`optimum`."""
+        return self.optimum.frame()
 
     def plot(
         self,

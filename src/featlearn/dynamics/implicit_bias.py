@@ -17,6 +17,7 @@ from .solvable import Agreement, Trajectory, agreement, as_floats, broadcast
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 __all__ = ["ImplicitBias", "implicit_bias"]
 
@@ -103,6 +104,12 @@ class ImplicitBias:
         columns = {name: getattr(self, name) for name in ("a", "sign_rule", "potential", "excess_norm")}
         columns |= {"beta_norm": _norm(self.beta), "min_norm": _norm(self.min_norm)}
         return pd.DataFrame({name: np.ravel(column) for name, column in columns.items()})
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Coefficients of beta as dots, by balance of the start, over those of the solution of least norm as bars."""
+        from ..plots.single_neuron import plot_implicit_bias
+
+        return plot_implicit_bias(self.to_dict() | {"delta": self._problem.delta.tolist()}, ax)
 
     def _repr_html_(self) -> str:
         return str(self.frame().to_html(float_format=lambda value: format(value, ".4g")))
@@ -379,9 +386,14 @@ class _Problem:
         speed = speed[speed > 0]
         return _DECAY / (slowest * float(speed.min())) if speed.size else _DECAY
 
-    def objective(self, beta: Floats, signs: Floats) -> Floats:
+    @property
+    def delta(self) -> Floats:
+        """Balance of all weights, of those that the data do not see too."""
         large, small = np.abs(self.A0), _norm(self.W0)
-        delta = (large - small) * (large + small)
+        return np.asarray((large - small) * (large + small))
+
+    def objective(self, beta: Floats, signs: Floats) -> Floats:
+        delta = self.delta
         size = np.linalg.norm(beta, axis=-1)
         R = np.hypot(delta, 2 * size)
         other = R - delta

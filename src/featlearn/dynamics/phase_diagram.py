@@ -21,7 +21,7 @@ from .parametrisations import (
     scaling_exponents,
     speed_of,
 )
-from .solvable import Agreement, worst_of
+from .solvable import Agreement, as_floats, worst_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -263,8 +263,9 @@ def _of_exponents(
     width: int, target: float, resolution: int, mine: Parametrisation | Mapping[str, float] | None
 ) -> PhaseDiagram:
     _check_integer("width", width, 1, _WIDEST)
-    if not (math.isfinite(target) and target != 0):
-        raise DataError(f"Got target={target}, but expected a finite number other than 0: nothing has to move for it.")
+    if as_floats(target, "target").ndim or float(target) == 0:
+        raise DataError(f"Got target={target}, but expected a number other than 0: nothing has to move for it.")
+    target = float(target)
     named = dict(NAMED_PARAMETRISATIONS) | ({} if mine is None else {"mine": _checked(mine)})
     points = tuple(_point(name, scales, width, target) for name, scales in named.items())
     eT = _axis(-1.5, 1.5, resolution, [point["eT"] for point in points])
@@ -323,7 +324,7 @@ def _of_initialisation(resolution: int, mine: Parametrisation | Mapping[str, flo
     if mine is not None:
         if isinstance(mine, Parametrisation) or set(mine) != {"gamma", "gamma_prime"}:
             raise DataError(f"Got mine={mine!r}, but expected the exponents gamma and gamma_prime in this plane.")
-        if not all(abs(value) <= _STEEPEST for value in mine.values()):
+        if not all(np.abs(as_floats(value, name)).max() <= _STEEPEST for name, value in mine.items()):
             raise DataError(f"Got mine={mine!r}, but expected exponents between -5 and 5.")
         places["mine"] = (float(mine["gamma"]), float(mine["gamma_prime"]), "mine")
     gam = _axis(0.0, 2.0, resolution, [place[0] for place in places.values()])

@@ -231,8 +231,9 @@ def as_floats(
     Products of a few numbers up to ``largest`` in size do not overflow, nor do they after a division by those that are
     positive, which have to be at least its inverse.
     """
+    detach = getattr(value, "detach", None)  # weights of a torch model are parameters
     try:
-        array = np.asarray(value, dtype=np.float64)
+        array = np.asarray(value if detach is None else detach().cpu(), dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise DataError(f"Got {name} of type {type(value).__name__}, but expected numbers.") from error
     if array.size == 0 and not allow_empty:

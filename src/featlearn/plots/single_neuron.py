@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from .palette import ALIGNMENT, CENTERED, COMPARISON, FAINT, INK
 from .panels import panels
 
-__all__ = ["balance_colors", "plot_single_neuron"]
+__all__ = ["balance_colors", "plot_implicit_bias", "plot_single_neuron"]
 
 Floats = NDArray[np.float64]
 
@@ -148,3 +149,37 @@ def _finish(axes: list[Axes], curves: list[dict[str, Floats]]) -> None:
         axes[2].set_xlabel("time")
         axes[2].axhline(0.0, color=COMPARISON, linewidth=0.5, zorder=0)
         axes[2].set_title("|w| (line), a (dashed)", fontsize=10)
+
+
+def plot_implicit_bias(result: Mapping[str, Any], ax: Axes | None = None) -> Axes:
+    """Coefficients at the end of training beside those of the solution of least norm.
+
+    Parameters
+    ----------
+    result : mapping
+        ``ImplicitBias.to_dict()`` and ``delta``, the balance of each start; each element of a batch is one colour.
+    ax : Axes, optional
+        Drawn into; by default a new figure.
+
+    Returns
+    -------
+    Axes
+    """
+    axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")[1] if ax is None else ax
+    beta, least = (np.asarray(result[name], dtype=np.float64) for name in ("beta", "min_norm"))
+    features = np.arange(1, beta.shape[-1] + 1)
+    beta, least = beta.reshape(-1, len(features)), least.reshape(-1, len(features))
+    delta = np.ravel(result["delta"])
+    shift = np.linspace(-0.3, 0.3, len(beta)) if len(beta) > 1 else np.zeros(1)
+    width = 0.6 / max(len(beta), 2)
+    for row, start, color, by in zip(beta, least, balance_colors(delta), shift, strict=True):
+        axes.bar(features + by, start, width, color=FAINT, zorder=1)
+        axes.plot(features + by, row, "o", color=color, markersize=5, zorder=3)
+    axes.plot([], [], "o", color=INK, label="end of training (blue upstream, orange downstream)")
+    axes.bar([1], [0], color=FAINT, label="solution of least norm")
+    axes.axhline(0.0, color=COMPARISON, linewidth=0.8, zorder=2)
+    if len(features) <= _MOST_NAMED:
+        axes.set_xticks(features)
+    axes.set(xlabel="input feature", ylabel="coefficient")
+    axes.legend(frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return axes
