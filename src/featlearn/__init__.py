@@ -19,6 +19,9 @@ How do I get more of it, faster, or in another layer?
     ``rescale_init``, ``FeatureSpeedTuner``. Along training: ``FeatureSpeedTracker``. Which end learns first:
     ``layer_balance``, ``balance_of``. Does it carry to another width or depth: ``coordinate_check``.
 
+What do the equations predict, exactly, and what do they say about my run?
+    Solvable models, phase diagrams and ``diagnose`` are in ``featlearn.dynamics``.
+
 Names load at first use: ``import featlearn`` imports no other package. Data to try things on is in
 ``featlearn.datasets``.
 """
@@ -29,7 +32,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import agop, datasets, kernels, linalg, machines, measure, plots, report, training
+    from . import agop, datasets, dynamics, kernels, linalg, machines, measure, plots, report, training
     from .agop.definition import agop_of_function
     from .agop.feature_speed import feature_speed
     from .agop.layers import Rows, register_layer_rule
@@ -101,6 +104,7 @@ __all__ = [
     # rooms with names of their own
     "agop",
     "datasets",
+    "dynamics",
     "kernels",
     "linalg",
     "machines",
