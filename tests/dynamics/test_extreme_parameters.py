@@ -14,10 +14,12 @@ from featlearn.dynamics import (
     LambdaBalanced,
     LateFeatures,
     LinearNet1D,
+    OneStepCK,
     SingleNeuron,
     Trajectory,
     implicit_bias,
 )
+from featlearn.dynamics.hermite import hermite_numbers
 from featlearn.dynamics.riccati import march
 from featlearn.exceptions import ConvergenceWarning, DataError
 
@@ -103,6 +105,31 @@ def test_alignment_fades_to_nothing_at_the_end_of_time() -> None:
     path = FastSlow([1.0, 0.5], [1.0, -0.5], eps=1e3).law().at([1.0, 1e306, np.inf])
     assert path.R[-1] == 0
     assert path.a[-1] == np.inf
+
+
+def test_activations_without_a_second_moment_are_refused() -> None:
+    for grows in (lambda z: np.exp(z**2 / 4), lambda z: np.exp(z**2)):
+        with pytest.raises(DataError, match="but expected finite ones"):
+            hermite_numbers(grows)
+    assert hermite_numbers(np.exp).mu2_squared == pytest.approx(np.exp(2) - 2 * np.e)
+
+
+def test_a_search_of_no_width_ends_at_the_width_of_rounding() -> None:
+    model = FastSlow([1.0, 0.5, 0.5], [1.0, -0.1, 0.8], R0=0.02)
+    assert model.separatrix(10.5, 11.5, xtol=1e-40) == pytest.approx(float(model.separatrix(10.5, 11.5)), rel=1e-7)
+    with pytest.raises(DataError, match="xtol=0"):
+        model.separatrix(10.5, 11.5, xtol=0.0)
+
+
+def test_settings_that_decide_nothing_are_refused() -> None:
+    model = OneStepCK(psi1=3, psi2=1.5, ridge=0.01)
+    with pytest.raises(DataError, match="n_repeats=1, but expected at least 2"):
+        model.verify(d=20, n_repeats=1)
+    with pytest.raises(DataError, match="ratios=-1"):
+        model.plot(ratios=(-1, 1))
+    for tol in (-1.0, np.nan):
+        with pytest.raises(DataError, match="tol="):
+            LambdaBalanced(np.eye(2), np.eye(2), np.eye(2), tol=tol)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ __all__ = ["FastSlow"]
 
 Floats = NDArray[np.float64]
 
+_FINEST = 1e-15  # relative width of an interval that halving does not leave as it is
+
 
 @dataclass(frozen=True, eq=False, init=False)
 class FastSlow:
@@ -154,7 +156,7 @@ class FastSlow:
         method : {"reduced", "ode"}, default "reduced"
             In the limit ``eps -> 0``; or with the model's eps, by integration over 30 slow units of time.
         xtol : float, default 1e-7
-            Width of the last interval, relative.
+            Width of the last interval, relative; positive, and at least that of rounding.
 
         Raises
         ------
@@ -163,6 +165,7 @@ class FastSlow:
         """
         if method not in ("reduced", "ode"):
             raise DataError(f"Got method={method!r}, but expected 'reduced' or 'ode'.")
+        width = max(float(as_floats(xtol, "xtol", positive=True)), _FINEST)
 
         def outcome(a0: Floats) -> NDArray[np.str_]:
             model = FastSlow(self.sigma, self.tau, a0=a0, R0=self.R0, eps=self.eps)
@@ -176,7 +179,7 @@ class FastSlow:
         first, last = outcome(below), outcome(above)
         if (first == last).any():
             raise DataError(f"Got low and high that both {first[first == last][0]}, but expected different outcomes.")
-        while (np.abs(above - below) > xtol * np.maximum(np.abs(above), np.abs(below))).any():
+        while (np.abs(above - below) > width * np.maximum(np.abs(above), np.abs(below))).any():
             middle = (below + above) / 2
             same = outcome(middle) == first
             below, above = np.where(same, middle, below), np.where(same, above, middle)

@@ -87,6 +87,8 @@ class LambdaBalanced:
     lam: Floats
 
     def __init__(self, W1: ArrayLike, W2: ArrayLike, Syx: ArrayLike, *, tol: float = 1e-8) -> None:
+        if not tol >= 0:
+            raise DataError(f"Got tol={tol}, but expected a number of at least 0.")
         arrays = {"W1": as_floats(W1, "W1"), "W2": as_floats(W2, "W2"), "Syx": as_floats(Syx, "Syx")}
         shapes = ", ".join(f"{name} of shape {array.shape}" for name, array in arrays.items())
         if any(array.ndim < 2 for array in arrays.values()):

@@ -298,6 +298,8 @@ class OneStepCK:
 
         Finite sizes differ from the limit by O(1/d); enough repeats at a small d resolve that.
         """
+        if n_repeats == 1:
+            raise DataError("Got n_repeats=1, but expected at least 2: one draw has no standard error.")
         draws = self.simulate(d, n_repeats, n_test, random_state)
         theory = self.theory()
         return statistical_agreement(
@@ -351,6 +353,7 @@ class OneStepCK:
         """
         from ..plots.one_step_ck import plot_one_step
 
+        as_floats(ratios, "ratios", positive=True)
         N = round(self._scalars()["psi2"] * d)
         lines = np.geomspace(min(ratios), max(ratios), 60)
         curves = [self._curve(lines, ratios, exponent, d, N, n_repeats, random_state) for exponent in exponents]
