@@ -117,3 +117,12 @@ def test_tables_and_figure():
     assert (np.abs(shown[: sizes[0], : sizes[0]]) > 0.95).all()
     assert (np.abs(shown[: sizes[0], sizes[0] :]) < 0.3).all()
     assert "in effect" in found._repr_html_()
+
+
+@pytest.mark.parametrize("unit", [1e-300, 1e300])
+def test_the_unit_of_the_weights_does_not_matter(unit):
+    rows = np.array([[2.0, 0.0], [-1.0, 0.1], [0.0, 1.0], [1e-3, 1e-3]])
+    found, plain = condensation(unit * rows), condensation(rows)
+    np.testing.assert_array_equal(found.orientations, plain.orientations)
+    np.testing.assert_allclose(found.mass, unit * plain.mass, rtol=1e-12)
+    assert found.effective_directions == pytest.approx(plain.effective_directions, rel=1e-12)

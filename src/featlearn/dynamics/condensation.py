@@ -146,8 +146,10 @@ def condensation(W: Any, a: Any = None, *, tol: float = 0.95, min_norm: float = 
         raise DataError(f"Got tol={tol}, but expected a number between 0 and 1.")
     if not 0 <= min_norm < 1:
         raise DataError(f"Got min_norm={min_norm}, but expected a number of at least 0 and below 1.")
+    size = float(np.abs(weights).max(initial=0.0))
+    weights = weights / (size or 1.0)  # squares of very small and of very large weights are no numbers
     norms = np.linalg.norm(weights, axis=1)
-    mass = norms * (1.0 if a is None else _output_norms(a, len(weights)))
+    mass = size * norms * (1.0 if a is None else _output_norms(a, len(weights)))
     kept = (norms > 0) & (norms >= min_norm * norms.max())
     if not mass[kept].any():
         raise DataError("Got weights that are all zero, but expected at least one neuron that does something.")
@@ -156,7 +158,8 @@ def condensation(W: Any, a: Any = None, *, tol: float = 0.95, min_norm: float = 
     leaders, lines = _lines(np.abs(cosines) > tol, mass[kept])
     against = np.take_along_axis(cosines, np.take(leaders, lines)[:, np.newaxis], axis=1)[:, 0] < 0
     pairs = np.triu_indices(len(units), 1)
-    spread = (units.T * mass[kept]) @ units / mass[kept].sum()
+    share = mass[kept] / mass[kept].max()
+    spread = (units.T * share) @ units / share.sum()
     return Condensation(
         lines=_placed(lines, kept, -1),
         orientations=_placed(2 * lines + against, kept, -1),

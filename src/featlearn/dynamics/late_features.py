@@ -139,10 +139,12 @@ class LateFeatures:
             )
         if not (np.linalg.norm(weights, axis=1) > NO_DIRECTION).all():
             raise DataError("Got teacher_weights with a row of zeros, but expected directions.")
-        if isinstance(self.n_neurons, bool) or not isinstance(self.n_neurons, int) or self.n_neurons < 1:
+        if isinstance(self.n_neurons, bool) or not isinstance(self.n_neurons, int | np.integer) or self.n_neurons < 1:
             raise DataError(f"Got n_neurons={self.n_neurons!r}, but expected a positive integer.")
         for name in ("init_scale", "lr"):
-            as_floats(getattr(self, name), name, positive=True)
+            if as_floats(getattr(self, name), name, positive=True).ndim:
+                raise DataError(f"Got an array as {name}, but expected one number.")
+            object.__setattr__(self, name, float(getattr(self, name)))
         object.__setattr__(self, "teacher_weights", weights)
         object.__setattr__(self, "teacher_scales", scales)
         object.__setattr__(self, "schedule", _checked_schedule(self.schedule))
@@ -404,11 +406,14 @@ class LateFeatures:
 
 
 def _checked_schedule(schedule: Sequence[tuple[float, int]]) -> tuple[tuple[float, int], ...]:
-    stages = tuple(schedule)
-    if not stages or not all(len(stage) == 2 for stage in stages):
-        raise DataError(f"Got schedule={schedule!r}, but expected pairs (weight decay, steps).")
+    try:
+        stages = [(decay, steps) for decay, steps in schedule]
+    except (TypeError, ValueError) as error:
+        raise DataError(f"Got schedule={schedule!r}, but expected pairs (weight decay, steps).") from error
+    if not stages:
+        raise DataError("Got an empty schedule, but expected pairs (weight decay, steps).")
     for decay, steps in stages:
-        if not (np.isfinite(decay) and decay >= 0):
+        if as_floats(decay, "a weight decay of the schedule").ndim or decay < 0:
             raise DataError(f"Got a weight decay of {decay} in the schedule, but expected numbers of at least 0.")
         if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
             raise DataError(f"Got {steps!r} steps in the schedule, but expected positive integers.")
