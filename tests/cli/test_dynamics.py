@@ -175,6 +175,14 @@ def test_diagnose_prints_evidence_and_mechanisms_of_every_pair(featlearn, checkp
     assert f"{told['evidence']['weights_moved']['value']:.3g}" in outcome.err
 
 
+def test_what_is_not_known_of_a_pair_is_left_out(featlearn, checkpoints, folder: Path) -> None:
+    save_file({name: torch.zeros_like(weight) for name, weight in checkpoints[0].items()}, folder / "zero.safetensors")
+    outcome = featlearn("dynamics", "diagnose", "zero.safetensors", "after.safetensors", "--pair", "fc1", "fc2")
+    assert outcome.code == 0
+    row = next(line for line in outcome.out.splitlines() if line.startswith("fc1 | fc2"))
+    assert row.split() == ["fc1", "|", "fc2", "-", "-", "-", "+inf", "rescaling"]
+
+
 def test_diagnose_writes_a_page_that_needs_no_other_file(featlearn, checkpoints, folder: Path) -> None:
     files = ("before.safetensors", "after.safetensors")
     outcome = featlearn("dynamics", "diagnose", *files, "--pair", "fc1", "fc2", "--html", "report.html")

@@ -224,7 +224,7 @@ def _mechanism_table(told: Mapping[str, Any]) -> list[str]:
     rows = [
         [
             f"{pair['first']} | {pair['second']}",
-            *(f"{pair[name]:+.3f}" for name in head[1:-1]),
+            *("-" if math.isnan(pair[name]) else f"{pair[name]:+.3f}" for name in head[1:-1]),
             ", ".join(pair["labels"]) or "-",
         ]
         for pair in told["mechanisms"]["pairs"]

@@ -47,6 +47,15 @@ class TeacherStudent:
     DataError
         Not positive integers, or an odd number of neurons.
 
+    Notes
+    -----
+    Provenance: setting read in the authors' code; the sizes are smaller ones.
+
+    References
+    ----------
+    Kunin et al., "Get rich quick: exact solutions reveal how unbalanced initializations promote rapid feature
+    learning", arXiv 2406.06158.
+
     Examples
     --------
     >>> task = TeacherStudent(n_features=5, n_samples=7).draw(np.random.default_rng(0))

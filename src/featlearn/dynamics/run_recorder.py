@@ -54,6 +54,7 @@ class RunRecorder:
     -----
     Holds a copy of the initial weights, one kernel, and the signs of all activations on X. A snapshot costs a tangent
     kernel of ``ntk_samples`` rows, two forward passes, with targets one backward pass, and the mechanisms.
+    Provenance: measures published or derived here, checked; thresholds are conventions of this library.
 
     Examples
     --------
