@@ -164,3 +164,10 @@ def test_tables_and_figure():
     assert {(16.0, round(value, 9)) for value in found.rd[0]} <= drawn
     assert f"{found.slope:+.2f}" in ax.get_legend().get_texts()[0].get_text()
     assert "linear" in found._repr_html_()
+
+
+def test_a_network_whose_neurons_are_all_dead_is_told_and_left_out() -> None:
+    with pytest.warns(ConvergenceWarning, match="1 of 2 runs ended above the loss"):
+        found = phase_slope(1.0, 0.0, (2, 8), X=[1.0, 0.3], y=[0.1, 0.2], n_repeats=1, random_state=2)
+    assert found.reached.tolist() == [[False], [True]]
+    assert (found.rd[0, 0], np.isnan(found.kernel_change[0, 0]), np.isnan(found.slope)) == (0.0, True, True)

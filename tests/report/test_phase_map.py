@@ -134,12 +134,17 @@ def test_it_opens_on_its_own_plane_with_its_own_point(tmp_path) -> None:
     assert list(data["exponents"]["widths"]) == [str(width) for width in WIDTHS]
 
 
-@pytest.mark.parametrize("scales", [{"g": 5.0, "eta_u": 5.0, "var_u": 5.0}, {"g": -5.0, "eta_u": -5.0}])
+@pytest.mark.parametrize("scales", [{"g": 1.5, "eta_u": 2.0, "var_u": 2.0}, {"g": -5.0, "eta_u": 5.0}])
 def test_a_point_far_out_still_makes_a_page_of_numbers(tmp_path, scales) -> None:
     text = written(tmp_path, phase_diagram(mine=scales))
     assert len(text.encode()) < 300_000
     grid = np.array(embedded_in(text)["exponents"]["widths"]["100000"]["log10_rho"], dtype=float)
     assert np.isfinite(grid).all()
+
+
+def test_a_point_whose_kernels_overflow_is_refused() -> None:
+    with pytest.raises(DataError, match="kernels reach 1e80 at width 100000, but expected at most 1e45"):
+        phase_diagram(mine={"g": 5.0, "eta_u": 5.0, "var_u": 5.0})
 
 
 def test_what_is_not_two_planes_is_refused_before_anything_is_written(tmp_path) -> None:

@@ -302,7 +302,7 @@ def _with_bias(features: Floats, bias: float) -> Floats:
 
 _ACTIVATIONS: dict[str, Any] = {
     "relu": (lambda Z: np.maximum(Z, 0.0), lambda Z: (Z > 0).astype(np.float64)),
-    "tanh": (np.tanh, lambda Z: 1 / np.cosh(Z) ** 2),
+    "tanh": (np.tanh, lambda Z: 1 / np.cosh(np.minimum(np.abs(Z), 350.0)) ** 2),
     "linear": (lambda Z: Z, np.ones_like),
 }
 

@@ -34,7 +34,8 @@ Floats = NDArray[np.float64]
 _POINTS_A_PATH = 60
 _PAGE_WIDTHS = (10, 100, 1_000, 10_000, 100_000)
 _PAGE_RESOLUTION = 41
-_WIDEST, _STEEPEST = 10**9, 5.0  # width and exponents for which all numbers of the plane are finite
+_WIDEST, _STEEPEST = 10**9, 5.0
+_MOST_DIGITS = 45.0  # of kernels and outputs, so that products of them are finite
 _INITIALISATIONS = {
     "ntk": (0.5, 0.0, "ntk"),
     "kaiming": (0.5, 0.5, "kaiming / lecun"),
@@ -266,7 +267,7 @@ def _of_exponents(
     if as_floats(target, "target").ndim or float(target) == 0:
         raise DataError(f"Got target={target}, but expected a number other than 0: nothing has to move for it.")
     target = float(target)
-    named = dict(NAMED_PARAMETRISATIONS) | ({} if mine is None else {"mine": _checked(mine)})
+    named = dict(NAMED_PARAMETRISATIONS) | ({} if mine is None else {"mine": _checked(mine, width)})
     points = tuple(_point(name, scales, width, target) for name, scales in named.items())
     eT = _axis(-1.5, 1.5, resolution, [point["eT"] for point in points])
     eF = _axis(-2.5, 1.5, resolution, [point["eF"] for point in points])
@@ -279,11 +280,18 @@ def _of_exponents(
     return PhaseDiagram("exponents", {"eT": eT, "eF": eF}, grids, points, {"width": width, "target": target})
 
 
-def _checked(mine: Parametrisation | Mapping[str, float]) -> Parametrisation:
+def _checked(mine: Parametrisation | Mapping[str, float], width: int) -> Parametrisation:
     scales = as_parametrisation(mine)
     for name, exponent in scales.exponents().items():
         if abs(exponent) > _STEEPEST:
             raise DataError(f"Got the exponent {name}={exponent:g}, but expected one between -5 and 5.")
+    place = scaling_exponents(**scales.exponents())
+    digits = max(abs(float(place.eT)), abs(float(place.eF)) / 2) * math.log10(max(width, *_PAGE_WIDTHS))
+    if digits > _MOST_DIGITS:
+        raise DataError(
+            f"Got exponents with which kernels reach 1e{digits:.0f} at width {max(width, *_PAGE_WIDTHS)}, but expected "
+            f"at most 1e{_MOST_DIGITS:.0f}; take exponents nearer to 0."
+        )
     return scales
 
 

@@ -13,7 +13,7 @@ from scipy.integrate import RK45
 from scipy.optimize import brentq
 
 from ..exceptions import ConvergenceWarning, DataError, RegimeWarning
-from .solvable import Agreement, as_floats, broadcast, worst_of
+from .solvable import Agreement, as_floats, as_widths, broadcast, worst_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -338,11 +338,10 @@ def _data(X: ArrayLike | None, y: ArrayLike | None) -> tuple[Floats, Floats]:
 
 
 def _widths(widths: Sequence[int]) -> tuple[int, ...]:
-    sizes = tuple(widths)
-    whole = all(isinstance(width, int | np.integer) and width > 0 and width % 2 == 0 for width in sizes)
-    if not whole or len(set(sizes)) < 2:
+    sizes = as_widths(widths)
+    if any(width % 2 for width in sizes) or len(set(sizes)) < 2:
         raise DataError(f"Got widths={sizes}, but expected at least two different even numbers.")
-    return tuple(int(width) for width in sizes)
+    return sizes
 
 
 def _tracked(runs: list[int], verbose: int) -> Iterable[int]:
@@ -380,7 +379,8 @@ class _Network:
         start = np.concatenate([self.a0, self.w0.ravel()])
         flow = RK45(lambda _, state: self._flow(state), 0.0, start, np.inf, rtol=1e-4, atol=1e-7)
         now, mark, steps = self._loss(flow.y), np.inf, 0
-        while now > loss and flow.status == "running" and steps < max_steps:
+        # Neurons that are all dead do not move, and the integrator would search for its step without end.
+        while now > loss and flow.status == "running" and steps < max_steps and flow.f.any():
             if steps % _PATIENCE == 0:
                 if now > mark * (1 - _STALLED):
                     break
@@ -394,8 +394,9 @@ class _Network:
             end = path(brentq(lambda t: self._loss(path(t)) - loss, flow.t_old, flow.t))
         a, w = self._weights(end)
         before, after = self._kernel(self.a0, self.w0), self._kernel(a, w)
+        size, change = float(np.linalg.norm(before)), float(np.linalg.norm(after - before))
         moved = np.linalg.norm(w - self.w0) / np.linalg.norm(self.w0)
-        return float(moved), float(np.linalg.norm(after - before) / np.linalg.norm(before)), now <= loss
+        return float(moved), change / size if size else float("nan"), now <= loss
 
     def _weights(self, state: Floats) -> tuple[Floats, Floats]:
         m = len(self.a0)

@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 
 from ..exceptions import ConvergenceWarning, DataError
 from .condensation import condensation
-from .solvable import Agreement, as_floats, worst_of
+from .solvable import Agreement, as_floats, as_widths, worst_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -180,21 +180,19 @@ def plateau(
     inputs, targets = as_floats(X, "X"), as_floats(Y, "Y")
     if inputs.ndim != 2 or targets.ndim != 2 or len(inputs) != len(targets):
         raise DataError(f"Got X of shape {inputs.shape} and Y of shape {targets.shape}, but expected one row a sample.")
-    sizes = tuple(widths)
-    for name, count in (("n_restarts", n_restarts), *(("a width", width) for width in sizes)):
-        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
-            raise DataError(f"Got {name}={count!r}, but expected a positive integer.")
-    if not sizes:
-        raise DataError("Got no widths, but expected at least one.")
-    as_floats(weight_decay, "weight_decay", positive=True)
+    sizes = as_widths(widths)
+    if isinstance(n_restarts, bool) or not isinstance(n_restarts, int | np.integer) or n_restarts < 1:
+        raise DataError(f"Got n_restarts={n_restarts!r}, but expected a positive integer.")
+    if as_floats(weight_decay, "weight_decay", positive=True).ndim:
+        raise DataError(f"Got weight_decay={weight_decay!r}, but expected one number.")
     if not (np.isfinite(bias) and bias >= 0):
         raise DataError(f"Got bias={bias}, but expected a finite number of at least 0.")
     problem = _Problem(inputs.T, targets.T, weight_decay, bias)
     rng = np.random.default_rng(random_state)
-    best = [problem.best(int(width), n_restarts, rng) for width in _tracked(sizes, verbose)]
+    best = [problem.best(width, n_restarts, rng) for width in _tracked(sizes, verbose)]
     losses = np.array([run.losses for run in best])
     return Plateau(
-        widths=tuple(int(width) for width in sizes),
+        widths=sizes,
         loss=losses.min(axis=1),
         losses=losses,
         n_rays=np.array([problem.rays(run.weights[0]) for run in best]),

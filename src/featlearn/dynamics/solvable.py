@@ -22,6 +22,7 @@ __all__ = [
     "agreement",
     "as_floats",
     "as_times",
+    "as_widths",
     "broadcast",
     "gradient_flow_time",
     "statistical_agreement",
@@ -261,6 +262,14 @@ def as_times(t: ArrayLike) -> Floats:
     if np.isnan(times).any() or (times < 0).any():
         raise DataError(f"Got t={times[~(times >= 0)][0]:g}, but expected times of at least 0.")
     return times
+
+
+def as_widths(widths: Any) -> tuple[int, ...]:
+    """Numbers of neurons, at least one of them."""
+    sizes = tuple(np.atleast_1d(np.asarray(widths)).ravel().tolist())
+    if not sizes or not all(type(size) is int and size > 0 for size in sizes):
+        raise DataError(f"Got widths={widths!r}, but expected positive integers, at least one.")
+    return sizes
 
 
 def broadcast(**arrays: Floats) -> dict[str, Floats]:
