@@ -38,7 +38,7 @@ class Condensation:
     cosine : array of shape (m, m)
         Cosines of the input weights of all neurons, nan for those that are too small.
     aligned_share : float
-        Share of the pairs of neurons whose |cosine| exceeds the tolerance; nan for a single neuron.
+        Share of the pairs of neurons whose absolute cosine exceeds the tolerance; nan for a single neuron.
     effective_directions : float
         ``1 / sum_i e_i^2`` with the eigenvalues e of the mean of ``v v^T`` over unit input weights v, weighted by mass:
         1 if all lie on one line, d if they fill the space evenly.
@@ -100,7 +100,7 @@ def condensation(W: Any, a: Any = None, *, tol: float = 0.95, min_norm: float = 
         \frac{\sum_k m_k v_k v_k^\top}{\sum_k m_k}, \quad v_k = \frac{w_k}{|w_k|}
 
     with the mass :math:`m_k = |w_k|`, or :math:`|a_k| |w_k|`. In order of decreasing mass, each neuron joins the first
-    line whose heaviest neuron has a |cosine| above ``tol`` with it, or opens a new line.
+    line whose heaviest neuron has an absolute cosine above ``tol`` with it, or opens a new line.
 
     Parameters
     ----------
