@@ -248,8 +248,8 @@ class LateFeatures:
         -------
         Trajectory
             In steps: ``loss``, ``objective`` and ``decay``; ``angle``, the mean angle of the neurons to the nearest
-            teacher, weighted by ``|a| |w|``; ``mass`` (n_teachers, T), the sum of ``a |w|`` over the neurons nearest to a
-            teacher; ``total_mass``, of ``|a| |w|``; and the weights ``a`` (m, T) and ``W`` (m, d, T).
+            teacher, weighted by ``|a| |w|``; ``mass`` (n_teachers, T), the sum of ``a |w|`` over the neurons nearest to
+            a teacher; ``total_mass``, of ``|a| |w|``; and the weights ``a`` (m, T) and ``W`` (m, d, T).
 
         Warns
         -----
@@ -339,8 +339,8 @@ class LateFeatures:
     def verify(self, *, tolerance: float = 1e-3) -> Agreement:
         """The optimum against the end of each stage with weight decay.
 
-        Compared are the loss over the square of the decay, the masses, the angle (0), and the largest absolute certificate
-        over the decay (1) at the teachers, the neurons and 4000 random directions.
+        Compared are the loss over the square of the decay, the masses, the angle (0), and the largest absolute
+        certificate over the decay (1) at the teachers, the neurons and 4000 random directions.
 
         Raises
         ------
