@@ -195,8 +195,19 @@ const frame = document.querySelector("#exponents .map > .frame"), box = frame.ge
 const at = { clientX: box.left + box.width * 30 / 40, clientY: box.bottom - box.height * 10 / 40 };
 frame.dispatchEvent(new PointerEvent("pointermove", at));
 see("pointed", here("exponents"));
+see("hovering", { way: way(), caption: caption() });
+frame.dispatchEvent(new PointerEvent("pointerdown", at));
+see("put", { way: way(), caption: caption(), on: document.querySelectorAll("#exponents .dot.on").length,
+  cx: document.querySelector(".placed").getAttribute("cx") });
 key(frame, "ArrowUp");
 see("above", here("exponents"));
+see("moved", { way: way(), caption: caption() });
+const drag = { clientX: box.left + box.width * 20 / 40, clientY: box.bottom - box.height * 35 / 40, buttons: 1 };
+frame.dispatchEvent(new PointerEvent("pointermove", drag));
+see("dragged", { way: way(), caption: caption() });
+dot("ntk").dispatchEvent(new PointerEvent("pointerdown", { ...drag, bubbles: true }));
+dot("ntk").dispatchEvent(new MouseEvent("click", { bubbles: true }));
+see("back", { way: way(), caption: caption(), cx: document.querySelector(".placed").getAttribute("cx") });
 see("tabs", ["exponents", "initialisation"].map((id) => document.getElementById(id).hidden));
 key(document.getElementById("tab-exponents"), "ArrowRight");
 see("switched", ["exponents", "initialisation"].map((id) => document.getElementById(id).hidden));
@@ -288,6 +299,28 @@ def test_the_selector_changes_numbers_colours_and_way_to_another_width(page, see
     assert seen["narrow"]["heading"] == "10"
     assert seen["narrow"]["colors"] == embedded_in(page)["exponents"]["widths"]["10"]["colors"]
     assert numbers_of(seen["narrow"]["way"]) == pytest.approx(way_of(page, "mean_field", 10), abs=0.011)
+
+
+def test_a_reader_moves_a_parametrisation_and_sees_its_way(page, seen) -> None:
+    """By click, arrow key and drag; the way is the exact one at the growth of the kernel there."""
+    diagram = phase_diagram(width=10, target=-2.0, mine=MINE, resolution=41)
+    assert seen["hovering"] == {
+        key: seen["narrow"]["way"] if key == "way" else "mean field" for key in ("way", "caption")
+    }
+    for step, i, j in (("put", 30, 10), ("moved", 30, 11), ("dragged", 20, 35)):
+        eT, eF = diagram.axes["eT"][i], diagram.axes["eF"][j]
+        told = [float(x.replace("−", "-")) for x in re.findall(r"e[TF] (−?[\d.]+)", seen[step]["caption"])]
+        assert told == pytest.approx([eT, eF], abs=0.006)
+        growth = 1 + diagram.rho[j, i]
+        ends = np.reshape(numbers_of(seen[step]["way"]), (-1, 2))[[0, -1]]
+        # The frame ends at 1.12 times the kernel at 1.25 times the target; ways are drawn at steps of .15 in log10 rho.
+        drawn = np.subtract(100, ends[:, 1])
+        nearest = 1 + 10 ** (-3 + 0.15 * np.clip(round((np.log10(growth - 1) + 3) / 0.15), 0, 40))
+        top = 1.12 * np.sqrt(1 + 1.25**2 * (nearest**2 - 1))
+        assert drawn == pytest.approx([100 / top, 100 * nearest / top], abs=0.05)
+    assert (seen["put"]["on"], seen["put"]["cx"]) == (0, "75%")
+    assert seen["dragged"]["way"] != seen["moved"]["way"]
+    assert (seen["back"]["caption"], seen["back"]["cx"]) == ("ntk", "-100%")
 
 
 def test_the_plane_answers_to_the_pointer_and_to_arrow_keys(seen) -> None:

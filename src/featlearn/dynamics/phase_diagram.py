@@ -34,6 +34,7 @@ Floats = NDArray[np.float64]
 _POINTS_A_PATH = 60
 _PAGE_WIDTHS = (10, 100, 1_000, 10_000, 100_000)
 _PAGE_RESOLUTION = 41
+_PATHS = (-3.0, 0.15, 41)  # first log10 rho, step and number of the ways that the page can show for any place
 _WIDEST, _STEEPEST = 10**9, 5.0
 _MOST_DIGITS = 45.0  # of kernels and outputs, so that products of them are finite
 _INITIALISATIONS = {
@@ -167,6 +168,7 @@ class PhaseDiagram:
         return {
             "exponents": [_of_exponents(each, target, _PAGE_RESOLUTION, mine).to_dict() for each in widths],
             "initialisation": _of_initialisation(_PAGE_RESOLUTION, place).to_dict(),
+            "paths": _paths(target),
             "shown": {"plane": self.plane, "width": width},
         }
 
@@ -278,6 +280,18 @@ def _of_exponents(
         "speed": speed_of(x, y),
     }
     return PhaseDiagram("exponents", {"eT": eT, "eF": eF}, grids, points, {"width": width, "target": target})
+
+
+def _paths(target: float) -> dict[str, Any]:
+    """Hyperbolas from output 0 and kernel 1 by the growth of the kernel, on which alone their form depends."""
+    low, step, count = _PATHS
+    rho = 10 ** (low + step * np.arange(count))
+    omega = np.sqrt(rho * (rho + 2)) / abs(target)
+    return {
+        "low": low,
+        "step": step,
+        "members": [{"Theta0": 1.0, "hyperbola": Hyperbola(0.0, 1.0, each, target).to_dict()} for each in omega],
+    }
 
 
 def _checked(mine: Parametrisation | Mapping[str, float], width: int) -> Parametrisation:

@@ -25,7 +25,7 @@ from .tables import Column, Row, Table
 
 __all__ = ["write_phase_map"]
 
-PARTS = ("exponents", "initialisation", "shown")
+PARTS = ("exponents", "initialisation", "paths", "shown")
 REACH = {"exponents": 3.0, "initialisation": 1.5}  # decades of rho, and slope, at which colours are at their darkest
 WINDOW = 1.25  # of the target, on either side of the panel of output and kernel
 DIGITS = 6  # significant ones, of the points of a trajectory
@@ -39,7 +39,8 @@ def write_phase_map(planes: Mapping[str, Any], path: str | PathLike[str], *, tit
     ----------
     planes : mapping
         ``exponents``: ``PhaseDiagram.to_dict()`` at several widths on the same axes; ``initialisation``: the same of
-        the other plane; ``shown``: the ``plane`` and the ``width`` that the page opens with.
+        the other plane; ``paths``: hyperbolas by ``log10 rho`` from ``low`` in steps of ``step``, for places without a
+        point; ``shown``: the ``plane`` and the ``width`` that the page opens with.
     path : path-like
         Written whole or not at all; the folder must exist.
     title : str, optional
@@ -63,6 +64,7 @@ def write_phase_map(planes: Mapping[str, Any], path: str | PathLike[str], *, tit
             "phase": _coded(here["grids"]["phase"]),
             "speed": _coded(here["grids"]["speed"]),
             "widths": {str(width): _at_width(diagram) for width, diagram in maps.items()},
+            "paths": {**planes["paths"], "members": [_path(member) for member in planes["paths"]["members"]]},
         },
         "initialisation": {
             "axes": _rounded(initial["axes"]),
@@ -253,6 +255,19 @@ def _panel(point: Mapping[str, Any]) -> dict[str, Any]:
         "ticks": [[[tick.at, tick.label] for tick in side.ticks] for side in sides],
         "curve": {"F": [_significant(x, 4) for x in F], "Theta": [_significant(x, 4) for x in Theta]},
         "asymptote": _significant(core["omega"] * reach),
+    }
+
+
+def _path(member: Mapping[str, Any]) -> dict[str, Any]:
+    """One hyperbola as a point has it; its curve is over the same outputs as that of every point."""
+    panel, core = _panel(member), member["hyperbola"]
+    F = core["F_limit"] * np.linspace(0.0, 1.0, 16) ** 2  # closer at the start, where the way bends
+    Theta = np.hypot(core["kappa"], core["omega"] * F)
+    ends = ("F0", "Theta0", "F_limit", "Theta_inf")
+    return {
+        "panel": {**panel, "curve": {"Theta": panel["curve"]["Theta"]}},
+        "hyperbola": {name: _significant(core[name], 4) for name in ends},
+        "trajectory": {name: [_significant(x, 4) for x in values] for name, values in (("F", F), ("Theta", Theta))},
     }
 
 

@@ -34,25 +34,28 @@ tabs.forEach((tab, place) => {
 open(document.getElementById(`tab-${data.shown.plane}`));
 
 // A plane: what it says under the pointer, and under a cursor that the arrow keys move.
-const explore = (section, [x, y], tell) => {
+const explore = (section, [x, y], tell, put) => {
   const frame = find(".map > .frame", section), cursor = find(".cursor", section), output = find(".here output", section);
   const within = (place, count) => Math.min(Math.max(place, 0), count - 1);
   let at = [(x.length - 1) >> 1, (y.length - 1) >> 1];
-  const go = (i, j) => {
+  const go = (i, j, stay) => {
     at = [within(i, x.length), within(j, y.length)];
+    if (stay && put) put(at);
     set(cursor, { cx: `${100 * at[0] / (x.length - 1)}%`, cy: `${100 - 100 * at[1] / (y.length - 1)}%` });
     output.textContent = tell(...at);
   };
-  frame.addEventListener("pointermove", (event) => {
+  const under = (event, stay) => {
     const box = frame.getBoundingClientRect();
     const across = (event.clientX - box.left) / box.width, up = (box.bottom - event.clientY) / box.height;
-    go(Math.round(across * (x.length - 1)), Math.round(up * (y.length - 1)));
-  });
+    go(Math.round(across * (x.length - 1)), Math.round(up * (y.length - 1)), stay);
+  };
+  frame.addEventListener("pointermove", (event) => under(event, event.buttons === 1));
+  frame.addEventListener("pointerdown", (event) => { if (!event.target.closest(".dot")) under(event, true); });
   frame.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], ArrowUp: [0, 1] }[event.key];
     if (!step || event.target !== frame) return;
     event.preventDefault();
-    go(at[0] + step[0], at[1] + step[1]);
+    go(at[0] + step[0], at[1] + step[1], true);
   });
   return () => { if (cursor.getAttribute("cx") !== "-100%") output.textContent = tell(...at); };
 };
@@ -74,19 +77,29 @@ const answer = (section, show, choose) => all(".dot", section).forEach((dot) => 
 const first = document.getElementById("exponents"), source = find("#all-points table"), panel = find(".hyperbola");
 const { eT, eF } = data.exponents.axes;
 const readout = find(".readout table", first);
-let width = String(data.shown.width), chosen = data.shown.name;
+let width = String(data.shown.width), chosen = data.shown.name, place = null;  // place: where the reader put one
 const now = () => data.exponents.widths[width];
 const point = (name) => now().points.find((one) => one.name === name);
 
+// The way from any place depends on the growth of the kernel there: the nearest of those that Python drew.
+const wayFrom = ([i, j]) => {
+  const { low, step, members } = data.exponents.paths;
+  const nearest = Math.round((now().log10_rho[j][i] - low) / step);
+  const found = members[Math.min(Math.max(nearest, 0), members.length - 1)];
+  const curve = { F: point(data.shown.name).panel.curve.F, Theta: found.panel.curve.Theta };
+  return { ...found, panel: { ...found.panel, curve }, label: `your place, eT ${shown(eT[i])}, eF ${shown(eF[j])}` };
+};
+
 const retell = explore(first, [eT, eF], (i, j) =>
   `eT ${shown(eT[i])}, eF ${shown(eF[j])}: ${word(data.exponents.phase, i, j)} phase, ${word(data.exponents.speed, i, j)}; ` +
-  `log10 ρ ${shown(now().log10_rho[j][i])}, Θ₀ ${shown(now().Theta0[i])}.`);
+  `log10 ρ ${shown(now().log10_rho[j][i])}, Θ₀ ${shown(now().Theta0[i])}.`,
+  (at) => { place = at; draw(); });
 
 const placeOf = (plot) => (F, Theta) => [
   Number((100 * (F - plot.F[0]) / (plot.F[1] - plot.F[0])).toFixed(2)), Number((100 - 100 * Theta / plot.Theta[1]).toFixed(2))];
 const draw = () => {
-  const one = point(chosen), plot = one.panel, core = one.hyperbola, place = placeOf(plot);
-  const line = (F, Theta) => F.map((x, k) => (k ? "L" : "M") + place(x, Theta[k]).join(" ")).join("");
+  const one = place ? wayFrom(place) : point(chosen), plot = one.panel, core = one.hyperbola, put = placeOf(plot);
+  const line = (F, Theta) => F.map((x, k) => (k ? "L" : "M") + put(x, Theta[k]).join(" ")).join("");
   const tick = (at, label, up) => up
     ? `<line class="grid-line" x1="0" x2="100%" y1="${100 - at}%" y2="${100 - at}%"/><text class="outside" x="-6" y="${100 - at}%" dy="4" text-anchor="end">${label}</text>`
     : `<line class="grid-line" x1="${at}%" x2="${at}%" y1="0" y2="100%"/><text class="outside" x="${at}%" y="100%" dy="15" text-anchor="middle">${label}</text>`;
@@ -95,18 +108,20 @@ const draw = () => {
   set(find(".curve", panel), { d: line(plot.curve.F, plot.curve.Theta) });
   set(find(".asymptotes", panel), { d: line([plot.F[0], 0, plot.F[1]], [plot.asymptote, 0, plot.asymptote]) });
   set(find(".taken", panel), { d: line(one.trajectory.F, one.trajectory.Theta) });
-  const start = place(core.F0, core.Theta0), end = place(core.F_limit, core.Theta_inf);
+  const start = put(core.F0, core.Theta0), end = put(core.F_limit, core.Theta_inf);
   set(find(".start", panel), { cx: `${start[0]}%`, cy: `${start[1]}%` });
   set(find(".end", panel), { x: `${end[0]}%`, y: `${end[1]}%` });
   find(".chosen", panel).textContent = one.label;
-  all(".dot", first).forEach((dot) => dot.classList.toggle("on", dot.dataset.names.split(" ").includes(chosen)));
+  all(".dot", first).forEach((dot) => dot.classList.toggle("on", !place && dot.dataset.names.split(" ").includes(chosen)));
+  const [x, y] = place ? [100 * place[0] / (eT.length - 1), 100 - 100 * place[1] / (eF.length - 1)] : [-100, -100];
+  set(find(".placed", first), { cx: `${x}%`, cy: `${y}%` });
 };
 const show = (names) => {
-  const mine = names || find(".dot.on", first).dataset.names.split(" ");
+  const mine = names || all(".dot", first).map((dot) => dot.dataset.names.split(" ")).find((some) => some.includes(chosen));
   find("tbody", readout).replaceChildren(...mine.map((name) => find(`tr[data-name="${name}"]`, source).cloneNode(true)));
 };
 find("thead", readout).replaceChildren(source.tHead.rows[0].cloneNode(true));
-const choose = (name) => { chosen = name; draw(); };
+const choose = (name) => { chosen = name; place = null; draw(); };
 answer(first, show, choose);
 
 const atWidth = (value) => {
