@@ -172,6 +172,7 @@ def test_diagnose_prints_evidence_and_mechanisms_of_every_pair(featlearn, checkp
     assert told["mechanisms"]["pairs"] == found["mechanisms"]["pairs"]
     assert "fc1.weight | fc2.weight" in outcome.err
     assert "rescaling" in outcome.err
+    assert "Mechanisms: |score| above 0.693, |rescaling| above 0.223 (conventions)." in outcome.err
     assert f"{told['evidence']['weights_moved']['value']:.3g}" in outcome.err
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from featlearn.dynamics.linear_net_1d import LinearNet1D
 from featlearn.dynamics.parametrisations import NAMED_PARAMETRISATIONS
 from featlearn.dynamics.solvable import agreement
-from featlearn.exceptions import DataError
+from featlearn.exceptions import ConvergenceWarning, DataError
 
 WEIGHTS = ([0.3, -0.2, 0.5], [0.1, 0.4, 0.2])
 SCALES = {"g": 1.5, "eta_u": 2.0, "eta_w": 0.5, "Exx": 1.3, "Exy": 0.8}
@@ -49,6 +49,16 @@ def test_the_error_of_a_trained_network_halves_with_its_step() -> None:
         ]
         assert errors[0] < 0.04
         assert all(1.7 < large / small < 2.3 for large, small in pairwise(errors)), errors
+
+
+def test_steps_that_leave_the_flow_are_warned_of_before_they_overflow() -> None:
+    net = LinearNet1D([1.0, 2.0], [1.0, 2.0])
+    assert net.hyperbola.max_stable_lr == pytest.approx(0.2)
+    with pytest.warns(ConvergenceWarning, match=r"The loss of descent with lr=10 rose"):
+        assert net.simulate([0.0, 5.0], method="network", lr=10).F.max() > 1000
+    with pytest.warns(ConvergenceWarning, match=r"Got lr=0\.21, but descent follows the flow up to 0\.2 only"):
+        net.simulate([0.0, 5.0], method="network", lr=0.21)
+    net.simulate([0.0, 5.0], method="network", lr=0.19)  # warnings are errors
 
 
 def test_networks_of_a_batch_are_trained_one_beside_the_other() -> None:
@@ -129,15 +139,15 @@ def worked(name: str, seed: int) -> LinearNet1D:
 @pytest.mark.parametrize(
     ("name", "labels"),
     [
-        ("mean-field", "alignment, rescaling"),
-        ("small", "alignment, rescaling"),
-        ("ntk", "kernel"),
-        ("overshoot", "disalignment, rescaling"),
+        ("mean-field", ("alignment", "rescaling")),
+        ("small", ("alignment", "rescaling")),
+        ("ntk", ("kernel-like",)),
+        ("overshoot", ("disalignment", "rescaling")),
     ],
 )
-def test_labels_of_the_worked_cases(name: str, labels: str, seed: int) -> None:
+def test_labels_of_the_worked_cases(name: str, labels: tuple[str, ...], seed: int) -> None:
     found = worked(name, seed).mechanisms()
-    assert str(found.labels) == labels, found.frame().T
+    assert found.labels == labels, found.frame().T
 
 
 def test_mean_field_turns_to_45_degrees_and_grows_by_root_two() -> None:
@@ -150,7 +160,7 @@ def test_labels_have_the_shape_of_batch_and_time() -> None:
     nets = LinearNet1D.sample(200, "mean_field", random_state=0, draws=3)
     assert nets.mechanisms().labels.shape == (3,)
     over_time = nets.mechanisms([0.0, np.inf])
-    assert over_time.labels[:, 0].tolist() == ["kernel"] * 3
+    assert over_time.labels[:, 0].tolist() == [("kernel-like",)] * 3
     assert over_time.labels[:, 1].tolist() == nets.mechanisms().labels.tolist()
 
 
@@ -160,12 +170,13 @@ def test_an_output_that_starts_at_zero_grows_by_an_infinite_factor() -> None:
     assert np.isfinite(found.D_norm)
     assert np.isfinite(found.score)
     still = LinearNet1D([0.0, 0.0], [0.0, 0.0]).mechanisms()
-    assert (still.D_cos, still.D_norm, str(still.labels)) == (0.0, 0.0, "kernel")
+    assert (still.D_cos, still.D_norm, still.labels) == (0.0, 0.0, ("kernel-like",))
+    assert still.frame()["labels"].tolist() == ["below the thresholds (kernel-like)"]
 
 
 def test_growing_alone_is_rescaling() -> None:
     found = LinearNet1D([0.5, 0.5], [0.5, 0.5]).mechanisms()
-    assert str(found.labels) == "rescaling"
+    assert found.labels == ("rescaling",)
     assert found.D_norm == pytest.approx(math.log(2.0))
 
 
@@ -227,7 +238,7 @@ def test_it_is_plain_numbers_a_table_and_a_figure() -> None:
     net = LinearNet1D(*WEIGHTS, **SCALES)
     numbers = json.loads(json.dumps(net.to_dict()))
     assert numbers["hyperbola"]["F0"] == pytest.approx(1.5 * 0.05)
-    assert numbers["mechanisms"]["labels"] == str(net.mechanisms().labels)
+    assert numbers["mechanisms"]["labels"] == list(net.mechanisms().labels) == ["rescaling"]
     row = net.frame().iloc[0]
     assert (row["F_limit"], row["labels"]) == (pytest.approx(0.8 / 1.3), "rescaling")
     panels = net.plot(np.linspace(0.0, 5.0, 24))
@@ -235,3 +246,5 @@ def test_it_is_plain_numbers_a_table_and_a_figure() -> None:
     np.testing.assert_array_equal(line.get_ydata(), net.closed_form(np.linspace(0.0, 5.0, 24)).Theta)
     np.testing.assert_allclose(dots.get_ydata(), line.get_ydata()[::2], rtol=1e-8)
     assert len(net.plot(ax=plt.subplots()[1])) == 1
+    with pytest.raises(DataError, match="Got 2 Axes, but expected one or four"):
+        net.plot(ax=plt.subplots(1, 2)[1])

@@ -73,6 +73,14 @@ def test_without_spectra_one_term_holds_both():
     np.testing.assert_allclose(heights(terms)[0], np.log(5.0))
 
 
+def test_bars_below_the_thresholds_are_marked_and_the_thresholds_named():
+    little = result(pair(cosine=(0.1, 0.11), largest=(0.5, 0.5), norm=(1.0, 1.1)), steps=(0, 1)).plot()[-1]
+    assert "kernel-\nlike" in [text.get_text() for text in little.texts]
+    assert little.get_legend().get_title().get_text() == "kernel-like: score below 0.69, rescaling below 0.22"
+    much = result(pair()).plot()[-1]
+    assert not any("kernel" in text.get_text() for text in (*much.texts, much.get_legend().get_title()))
+
+
 def test_another_number_of_axes_is_refused():
     with pytest.raises(DataError, match="one or three"):
         result(pair()).plot(plt.figure().subplots(1, 2))

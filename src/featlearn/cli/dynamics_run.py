@@ -225,11 +225,13 @@ def _mechanism_table(told: Mapping[str, Any]) -> list[str]:
         [
             f"{pair['first']} | {pair['second']}",
             *("-" if math.isnan(pair[name]) else f"{pair[name]:+.3f}" for name in head[1:-1]),
-            ", ".join(pair["labels"]) or "-",
+            pair["summary"] or "-",
         ]
         for pair in told["mechanisms"]["pairs"]
     ]
-    return _table(head, rows, texts=(0, -1))
+    most = told["mechanisms"]["thresholds"]
+    limits = f"Mechanisms: |score| above {most['score']:.3f}, |rescaling| above {most['rescaling']:.3f} (conventions)."
+    return [*_table(head, rows, texts=(0, -1)), "", limits]
 
 
 def _wrapped(told: Mapping[str, Any]) -> list[str]:

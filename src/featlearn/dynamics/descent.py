@@ -16,9 +16,17 @@ __all__ = ["descend"]
 
 Floats = NDArray[np.float64]
 
+_ROUNDING = 1e-9
+
 
 def descend(
-    loss: Callable[..., Tensor], start: Sequence[Floats], t: Floats, lr: float, rates: Sequence[Floats] | None = None
+    loss: Callable[..., Tensor],
+    start: Sequence[Floats],
+    t: Floats,
+    lr: float,
+    rates: Sequence[Floats] | None = None,
+    *,
+    stable: float = np.inf,
 ) -> list[Floats]:
     """Weights of gradient descent at times t, linear between steps.
 
@@ -34,6 +42,8 @@ def descend(
         Step size, positive.
     rates : sequence of arrays, optional
         One a weight, broadcast to it, times ``lr``; 1 by default.
+    stable : float
+        The largest step that is known to follow the flow.
 
     Returns
     -------
@@ -47,7 +57,8 @@ def descend(
     Warns
     -----
     ConvergenceWarning
-        Steps so large that the weights overflow; they are nan from there on.
+        Steps above ``stable``; steps so large that the loss rises, which that of gradient flow never does, or that the
+        weights overflow, which are nan from there on.
 
     Examples
     --------
@@ -65,16 +76,31 @@ def descend(
     steps, place = np.unique(np.stack([before, before + 1]), return_inverse=True)
     found: list[list[Floats]] = []
     made = 0
+    losses = []
     for step in steps:
         for _ in range(step - made):
-            gradients = torch.autograd.grad(loss(*weights), weights)
+            value = loss(*weights)
+            losses.append(value.detach())
+            gradients = torch.autograd.grad(value, weights)
             with torch.no_grad():
                 for weight, gradient, factor in zip(weights, gradients, factors, strict=True):
                     weight -= factor * gradient
         made = step
         found.append([weight.detach().numpy().copy() for weight in weights])
+    problem = ""
     if not all(bool(weight.isfinite().all()) for weight in weights):
-        warnings.warn(f"Descent with lr={lr:g} diverged; take a smaller step.", ConvergenceWarning, stacklevel=3)
+        problem = f"Descent with lr={lr:g} diverged; take a smaller step."
+    elif _rises(torch.stack([*losses, loss(*weights).detach()])):
+        problem = f"The loss of descent with lr={lr:g} rose, which that of the flow never does; take a smaller step."
+    elif lr > stable:
+        problem = f"Got lr={lr:g}, but descent follows the flow up to {stable:.3g} only; take a smaller step."
+    if problem:
+        warnings.warn(problem, ConvergenceWarning, stacklevel=3)
     histories = [np.stack(snapshots, axis=-1) for snapshots in zip(*found, strict=True)]
     early, late = place.reshape(2, -1)
     return [(1 - share) * history[..., early] + share * history[..., late] for history in histories]
+
+
+def _rises(losses: Tensor) -> bool:
+    """Beyond rounding, relative to where it starts."""
+    return bool((losses.diff() > _ROUNDING * losses[0].abs()).any())

@@ -69,8 +69,26 @@ class LinearNet1D:
     >>> net = LinearNet1D([0.1, 0.2], [0.3, -0.1])
     >>> net.F([0.0, 2.0, float("inf")]).round(3).tolist()
     [0.01, 0.715, 1.0]
-    >>> str(net.mechanisms().labels)
-    'rescaling'
+    >>> net.mechanisms().labels
+    ('rescaling',)
+
+    A torch network of this kind, its layers at two rates: with the loss ``(1/2) mean (f - y)^2`` and plain SGD, the
+    rates of the layers are ``eta_u`` and ``eta_w``, and a step is a unit of time. With one rate, leave both at 1;
+    ``gradient_flow_time(lr, steps)`` is the time then, also for the loss without its 1/2.
+
+    >>> import torch
+    >>> x = torch.tensor([[-1.0], [1.0]])
+    >>> first, last = torch.nn.Linear(1, 2, bias=False), torch.nn.Linear(2, 1, bias=False)
+    >>> u, w = last.weight[0], first.weight[:, 0]
+    >>> exact = LinearNet1D(u, w, eta_u=0.01, eta_w=0.002, Exx=1.0, Exy=1.0)  # of y = x
+    >>> groups = [{"params": first.parameters(), "lr": 0.002}, {"params": last.parameters(), "lr": 0.01}]
+    >>> optimizer = torch.optim.SGD(groups)
+    >>> for _ in range(100):
+    ...     optimizer.zero_grad()
+    ...     (0.5 * (last(first(x)) - x).square().mean()).backward()
+    ...     optimizer.step()
+    >>> bool(abs(last(first(x))[1, 0] - exact.F(100.0)[0]) < 0.01)
+    True
     """
 
     u0: Floats
@@ -139,7 +157,7 @@ class LinearNet1D:
         Examples
         --------
         >>> LinearNet1D.sample(100, "mean_field", random_state=0, draws=2).mechanisms().labels.tolist()
-        ['alignment, rescaling', 'alignment, rescaling']
+        [('alignment', 'rescaling'), ('alignment', 'rescaling')]
         """
         for name, count in (("width", width), ("draws", 1 if draws is None else draws)):
             if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
@@ -215,7 +233,8 @@ class LinearNet1D:
         Warns
         -----
         ConvergenceWarning
-            Steps so large that training diverges, or an integration that gave up.
+            Steps above ``hyperbola.max_stable_lr``, steps with which the loss rises or training diverges, or an
+            integration that gave up.
         """
         times = as_times(t)
         if method == "ode" and lr is None:
@@ -223,9 +242,10 @@ class LinearNet1D:
         elif method == "network":
             from .descent import descend
 
-            step = float(self.hyperbola.max_stable_lr.min()) / 100 if lr is None else lr
+            largest = float(self.hyperbola.max_stable_lr.min())
+            step = largest / 100 if lr is None else lr
             rates = [self.eta_u[..., np.newaxis], self.eta_w[..., np.newaxis]]
-            u, w = descend(self._network_loss, [self.u0, self.w0], times, step, rates)
+            u, w = descend(self._network_loss, [self.u0, self.w0], times, step, rates, stable=largest)
         elif method == "ode":
             raise DataError(f"Got lr={lr} with method='ode', which chooses its own steps; leave lr out.")
         else:
@@ -283,7 +303,8 @@ class LinearNet1D:
         Returns
         -------
         Mechanisms
-            With the labels "alignment", "disalignment", "rescaling" as defined in this library.
+            With the labels "alignment", "disalignment", "rescaling" as defined in this library: ``labels`` is a tuple
+            of them, and an array of tuples for a batch or for given times.
 
         Notes
         -----

@@ -11,15 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..exceptions import UnmeasurableError
+from .mechanisms import GREW, NEITHER, TURNED, words_for
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
 __all__ = ["LayerMechanisms", "PairMechanisms"]
-
-ALIGNED = math.log(2.0)  # of the score S
-RESCALED = math.log(1.25)  # of the norms
 
 Floats = NDArray[np.float64]
 
@@ -81,14 +79,18 @@ class PairMechanisms:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Alignment or disalignment, and rescaling; "kernel-like" when neither; empty where nothing can be said."""
+        """Alignment or disalignment, and rescaling; "kernel-like" when neither; empty where nothing can be said.
+
+        Kernel-like are changes below the thresholds of :attr:`LayerMechanisms.thresholds`, not none: read score and
+        total, too.
+        """
         found = []
-        if abs(self.score) > ALIGNED:
+        if abs(self.score) > TURNED:
             found.append("alignment" if self.score > 0 else "disalignment")
-        if abs(self.rescaling) > RESCALED:
+        if abs(self.rescaling) > GREW:
             found.append("rescaling")
         known = not math.isnan(self.score) and not math.isnan(self.rescaling)
-        return tuple(found) or (("kernel-like",) if known else ())
+        return tuple(found) or ((NEITHER,) if known else ())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers."""
@@ -103,6 +105,7 @@ class PairMechanisms:
             "norm": self.norm.tolist(),
             **{name: getattr(self, name) for name in changes},
             "labels": list(self.labels),
+            "summary": words_for(self.labels),
             "flags": list(self.flags),
         }
 
@@ -120,6 +123,11 @@ class LayerMechanisms:
 
     steps: tuple[int, ...]
     pairs: tuple[PairMechanisms, ...]
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Sizes of "score" and "rescaling" beyond which a pair gets a label; conventions of this library."""
+        return {"score": TURNED, "rescaling": GREW}
 
     def __getitem__(self, names: tuple[str, str]) -> PairMechanisms:
         for pair in self.pairs:
@@ -152,6 +160,7 @@ class LayerMechanisms:
             "kind": "LayerMechanisms",
             "schema": 1,
             "steps": list(self.steps),
+            "thresholds": self.thresholds,
             "pairs": [pair.to_dict() for pair in self.pairs],
         }
 
@@ -163,7 +172,7 @@ class LayerMechanisms:
         for pair in self.pairs:
             plain = pair.to_dict()
             last = {name: plain[name][-1] for name in ("cosine", "largest", "norm")}
-            words = {name: ", ".join(plain[name]) for name in ("labels", "flags")}
+            words = {"labels": plain.pop("summary"), "flags": ", ".join(plain["flags"])}
             rows.append(plain | last | words)
         return pd.DataFrame(rows).set_index(["first", "second"])
 
@@ -185,7 +194,8 @@ class LayerMechanisms:
         return plot_mechanisms(self.to_dict(), ax)
 
     def _repr_html_(self) -> str:
-        return str(self.frame().to_html(float_format="{:.3g}".format))
+        limits = f"Labels: |score| above {TURNED:.3g}, |rescaling| above {GREW:.3g}; conventions."
+        return f"{self.frame().to_html(float_format='{:.3g}'.format)}<p>{limits}</p>"
 
 
 def _change(values: Floats) -> float:

@@ -14,6 +14,8 @@ from .panels import panels
 
 __all__ = ["plot_mechanism_terms", "plot_mechanisms"]
 
+TURNED, GREW = math.log(2.0), math.log(1.25)  # sizes of score and rescaling from which on a pair has a label
+
 # What the stacked bars show, from the bottom up; turned is rotation and concentration where no spectra were computed.
 TERMS = (
     ("rotation", "rotation", ALIGNMENT),
@@ -77,10 +79,11 @@ def plot_mechanism_terms(pairs: Sequence[Mapping[str, Any]], ax: Axes) -> Axes:
             below[i] += min(height, 0.0)
     totals = [pair["total"] for pair in pairs]
     ax.plot(range(len(pairs)), totals, "D", color=INK, markerfacecolor="white", markersize=5, label="sum")
+    below_thresholds = any(pair["labels"] == ["kernel-like"] for pair in pairs)
     for i, pair in enumerate(pairs):
-        ax.annotate(_missing(pair), (i, above[i]), (0, 3), textcoords="offset points", fontsize=7, ha="center")
+        ax.annotate(_note(pair), (i, above[i]), (0, 6), textcoords="offset points", fontsize=7, ha="center")
     ax.axhline(0.0, color=INK, linewidth=0.6)
-    ax.axhspan(-math.log(1.25), math.log(1.25), color=FAINT, alpha=0.35, linewidth=0, zorder=0)
+    ax.axhspan(-GREW, GREW, color=FAINT, alpha=0.35, linewidth=0, zorder=0)
     names = [pair.get("label", f"{pair['first']} | {pair['second']}") for pair in pairs]
     turned = max(map(len, names)) * len(names) > 40
     ax.set_xticks(range(len(pairs)), names, rotation=45 if turned else 0, ha="right" if turned else "center")
@@ -95,12 +98,17 @@ def plot_mechanism_terms(pairs: Sequence[Mapping[str, Any]], ax: Axes) -> Axes:
         bbox_to_anchor=(0.0, 1.0),
         columnspacing=1.0,
         handlelength=1.2,
+        title=f"kernel-like: score below {TURNED:.2f}, rescaling below {GREW:.2f}" if below_thresholds else None,
+        title_fontsize=8,
+        alignment="left",
     )
     return ax
 
 
-def _missing(pair: Mapping[str, Any]) -> str:
+def _note(pair: Mapping[str, Any]) -> str:
     """What the bars of a pair cannot show."""
+    if pair["labels"] == ["kernel-like"]:
+        return "kernel-\nlike"
     if pair["score"] is None or math.isnan(pair["score"]):
         return "no angle: a weight is zero" if len(pair["cosine"]) > 1 else "one state"
     if 0.0 in (pair["cosine"][0], pair["cosine"][-1]):

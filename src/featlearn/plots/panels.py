@@ -11,7 +11,7 @@ from ..exceptions import DataError
 
 __all__ = ["panels"]
 
-_WORDS = {2: "two", 3: "three"}
+_WORDS = {2: "two", 3: "three", 4: "four"}
 
 
 def panels(ax: Axes | Iterable[Axes] | None, count: int, figsize: tuple[float, float]) -> list[Axes]:
