@@ -157,7 +157,7 @@ def test_linear_networks_that_fit_one_direction_stay_on_a_hyperbola():
 
 def test_hyperbola_residual_needs_targets_and_four_snapshots():
     model, x = relu_net(), normal(40, 4)
-    assert "needs targets" in diagnose(model, model, x).evidence["hyperbola_residual"].reason
+    assert "needs targets" in diagnose(copy.deepcopy(model), model, x).evidence["hyperbola_residual"].reason
     recorder = RunRecorder(model, x, torch.arange(40) % 3)
     for step in range(3):
         recorder(step)
@@ -256,7 +256,7 @@ def test_flags_name_what_weakens_the_evidence():
     model = fill(nn.Sequential(*layers, nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2)))
     model[6].weight = model[4].weight
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    flags = "; ".join(diagnose(model, model, normal(20, 4), optimizer=optimizer).flags)
+    flags = "; ".join(diagnose(copy.deepcopy(model), model, normal(20, 4), optimizer=optimizer).flags)
     for word in (
         "BatchNorm1d: norms",
         "dropout",
@@ -267,25 +267,26 @@ def test_flags_name_what_weakens_the_evidence():
         "weight decay",
     ):
         assert word in flags
-    assert diagnose(relu_net(), relu_net(), normal(40, 4), optimizer="sgd").flags == ()
+    (still,) = diagnose(relu_net(), relu_net(), normal(40, 4), optimizer="sgd").flags
+    assert "nothing was trained" in still
     assert "weight decay" in "; ".join(diagnose(relu_net(), relu_net(), normal(40, 4), optimizer="adamw").flags)
     few = diagnose(relu_net(), relu_net(), normal(40, 4), ntk_samples=16)
-    assert "16 samples" in few.flags[0]
+    assert "16 samples" in few.flags[1]
 
 
 def test_balance_is_given_where_a_scale_passes_only():
     model = fill(nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2)))
-    evidence = diagnose(model, model, normal(40, 4)).evidence
+    evidence = diagnose(copy.deepcopy(model), model, normal(40, 4)).evidence
     assert list(evidence["balance_start"].parts) == ["2 | 4"]
     fresh = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2)).double()
-    found = diagnose(fresh, fresh, normal(40, 4)).evidence["balance_start"]
+    found = diagnose(copy.deepcopy(fresh), fresh, normal(40, 4)).evidence["balance_start"]
     assert math.isnan(found.value)
     assert "no two layers" in found.reason
 
 
 def test_a_single_layer_has_no_mechanisms_and_no_signs():
     model = fill(nn.Linear(4, 2))
-    diagnosis = diagnose(model, model, normal(40, 4))
+    diagnosis = diagnose(copy.deepcopy(model), model, normal(40, 4))
     assert diagnosis.mechanisms is None
     assert diagnosis.evidence["hamming"].reason == "no hidden layer was seen to run"
     assert diagnosis.regime == "lazy"
@@ -302,13 +303,13 @@ def test_every_argument_changes_something():
     one = diagnose(before, after, x, ntk_samples=16, outputs=lambda model, batch: model(batch)[:, :1])
     assert one.evidence["kernel_distance"].value != base
     deep = fill(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2)))
-    assert len(diagnose(deep, deep, x).mechanisms.pairs) == 2
-    assert len(diagnose(deep, deep, x, pairs=[("2", "4")]).mechanisms.pairs) == 1
+    assert len(diagnose(copy.deepcopy(deep), deep, x).mechanisms.pairs) == 2
+    assert len(diagnose(copy.deepcopy(deep), deep, x, pairs=[("2", "4")]).mechanisms.pairs) == 1
 
 
 def test_more_than_ten_outputs_are_combined_by_the_same_signs_for_both_kernels():
     model = fill(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 12)))
-    assert abs(diagnose(model, model, normal(40, 4)).evidence["kernel_distance"].value) < 1e-12
+    assert abs(diagnose(copy.deepcopy(model), model, normal(40, 4)).evidence["kernel_distance"].value) < 1e-12
     other = fill(copy.deepcopy(model), 3)
     x = normal(40, 4)
     k0, k1 = kernel(model, x), kernel(other, x)
@@ -419,10 +420,80 @@ def test_bad_input_is_refused(options, error, message):
         diagnose(**given)
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(
+    "keep",
+    [lambda model: model, nn.Module.state_dict, lambda model: dict(model.named_parameters()), copy.copy],
+    ids=["itself", "state_dict", "parameters", "shallow copy"],
+)
+def test_a_start_in_the_memory_of_the_trained_model_is_refused(keep, frozen):
+    """It would read as lazy: training has changed both."""
+    model = relu_net()
+    before = keep(model)
+    fill(model, 7).requires_grad_(not frozen)
+    with pytest.raises(DataError, match=r"shares the memory of '0\.weight'.*copy\.deepcopy\(model\)"):
+        diagnose(before, model, normal(40, 4))
+    with pytest.raises(DataError, match="shares the memory"):
+        diagnose_weights(before, model, [("0", "2")])
+
+
+def test_a_frozen_part_may_be_shared_and_a_trained_one_may_not():
+    before, after = relu_net(), relu_net(7)
+    before[0].weight = after[0].weight
+    with pytest.raises(DataError, match=r"shares the memory of '0\.weight' with"):
+        diagnose(before, after, normal(40, 4))
+    after[0].weight.requires_grad_(False)
+    assert diagnose(before, after, normal(40, 4)).evidence["weights_moved"].parts["0.weight"] == 0
+
+
+def test_equal_weights_are_flagged_and_moved_ones_are_not():
+    pairs = [("0", "2")]
+    for still in (diagnose_weights(relu_net(), relu_net(), pairs), diagnose(relu_net(), relu_net(), normal(40, 4))):
+        assert "all weights are those of the start" in still.flags[0]
+    assert "all weights" not in "".join(diagnose_weights(relu_net(), relu_net(7), pairs).flags)
+
+
+def test_pairs_are_read_alike_with_and_without_a_model():
+    before, after, x = relu_net(), relu_net(7), normal(40, 4)
+    scores = {
+        found.mechanisms.pairs[0].score
+        for pairs in (("0", "2"), [("0", "2")], [("0.weight", "2.weight")])
+        for found in (diagnose(before, after, x, pairs=pairs), diagnose_weights(before, after, pairs))
+    }
+    assert len(scores) == 1
+    with pytest.raises(UnmeasurableError, match="expected two names"):
+        diagnose_weights(before, after, ["0", "2"])
+
+
+def test_a_pair_with_a_layer_between_is_flagged_in_order_of_execution():
+    class Shuffled(nn.Module):
+        """Registered in another order than it runs in."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.last, self.first, self.middle = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.last(self.middle(self.first(x).relu()).relu())
+
+    def flags(*pair):
+        return diagnose(fill(Shuffled()), fill(Shuffled(), 7), normal(40, 4), pairs=[pair]).flags
+
+    assert any("not consecutive: 'middle' between 'first' and 'last'" in flag for flag in flags("first", "last"))
+    assert any("'middle' comes before 'last'" in flag for flag in flags("last", "middle"))
+    assert not any("consecutive" in flag for flag in (*flags("first", "middle"), *flags("middle", "last")))
+
+
+@pytest.mark.parametrize("optimizer", ["foo", "", "Optimizer"])
+def test_optimizers_of_an_unknown_name_are_refused(optimizer):
+    with pytest.raises(DataError, match="expected a torch optimiser, or the name of one such as 'SGD'"):
+        diagnose(relu_net(), relu_net(7), normal(40, 4), optimizer=optimizer)
+
+
 def test_foreign_optimizers_targets_and_steps_are_refused():
     model, x = relu_net(), normal(40, 4)
     with pytest.raises(DataError, match="holds none"):
-        diagnose(model, model, x, optimizer=torch.optim.SGD(relu_net().parameters(), lr=0.1))
+        diagnose(copy.deepcopy(model), model, x, optimizer=torch.optim.SGD(relu_net().parameters(), lr=0.1))
     for y, message in [
         (torch.zeros(40, dtype=torch.long), "all of one class"),
         (torch.arange(40), "classes up to 39"),
@@ -445,9 +516,9 @@ def test_weights_that_do_not_match_are_refused():
     with pytest.raises(ModelError, match="missing or of another shape"):
         diagnose_weights(state, {}, [("0", "2")])
     with pytest.raises(UnmeasurableError, match="the closest weights are"):
-        diagnose_weights(state, state, [("0", "9")])
+        diagnose_weights(state, copy.deepcopy(state), [("0", "9")])
     with pytest.raises(UnmeasurableError, match="3 outputs and whose second reads 4"):
-        diagnose_weights(state, state, [("2", "0")])
+        diagnose_weights(state, copy.deepcopy(state), [("2", "0")])
     broken = copy.deepcopy(state)
     broken["0.weight"][0, 0] = math.inf
     with pytest.raises(ModelError, match="NaN or infinity"):

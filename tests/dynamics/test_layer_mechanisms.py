@@ -386,6 +386,40 @@ def test_pairs_that_are_none_are_refused(pairs, message):
         layer_mechanisms(fill(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))), pairs)
 
 
+def test_a_state_dict_that_training_changed_is_refused():
+    model = fill(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)))
+    before = model.state_dict()
+    fill(model, seed=3)
+    with pytest.raises(DataError, match="shares the memory"):
+        layer_mechanisms(model, before=before)
+
+
+def test_a_pair_that_did_not_move_is_flagged():
+    model = fill(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)))
+    start = copy.deepcopy(model)
+    with torch.no_grad():
+        model[4].weight.mul_(2)
+    first, second = layer_mechanisms(model, before=start).pairs
+    assert first.flags == ("both weights are those of the start",)
+    assert second.flags == ()
+
+
+def test_weights_name_their_layers_and_a_pair_that_skips_one_is_flagged():
+    layers = [nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2)]
+    model = fill(nn.Sequential(*layers))
+    (pair,) = layer_mechanisms(model, ("0.weight", "2.weight")).pairs
+    assert (pair.first, pair.second, pair.flags) == ("0", "2", ())
+    (skipping,) = layer_mechanisms(model, [("0", "5")]).pairs
+    assert skipping.flags == ("not consecutive: '2' between '0' and '5' in registration",)
+
+
+def test_a_change_below_the_thresholds_is_called_that():
+    result = LayerMechanisms(steps=(0, 1), pairs=(labelled(lambda model: model[0].weight.mul_(1.2)),))
+    assert result.thresholds == {"score": math.log(2), "rescaling": math.log(1.25)}
+    assert result.frame()["labels"].tolist() == ["below the thresholds (kernel-like)"]
+    assert "|score| above 0.693" in result._repr_html_()
+
+
 def test_what_cannot_be_measured_is_refused():
     model = fill(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)))
     with pytest.raises(ModelError, match="reference without"):

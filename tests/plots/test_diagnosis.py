@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import matplotlib.pyplot as plt
 import pytest
 import torch
@@ -37,7 +39,7 @@ def test_dashboard_shows_the_numbers_of_the_diagnosis():
 
 def test_the_start_itself_stands_on_the_edge():
     before, _ = nets()
-    regime = diagnose(before, before, normal(40, 4)).plot()[0]
+    regime = diagnose(copy.deepcopy(before), before, normal(40, 4)).plot()[0]
     assert float(regime.lines[-1].get_xdata()[0]) == 1e-5
 
 
@@ -46,7 +48,7 @@ def test_what_was_not_measured_is_said():
     regime, *_ = diagnose_weights(before, after, [("0", "2")]).plot()
     assert any("not measured" in text.get_text() for text in regime.texts)
     single = fill(nn.Linear(4, 2))
-    panels = diagnose(single, single, normal(40, 4)).plot()
+    panels = diagnose(copy.deepcopy(single), single, normal(40, 4)).plot()
     assert [text.get_text() for ax in panels[2:] for text in ax.texts] == [
         "no two layers between which a change of scale passes",
         "no two consecutive layers",

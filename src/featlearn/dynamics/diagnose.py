@@ -15,10 +15,11 @@ from ..exceptions import ModelError
 from .diagnose_results import Diagnosis, Evidence
 from .evidence import conclude
 from .layer_mechanisms import collect_weights, pair_state
-from .layer_pairs import Names, weight_pair
+from .layer_pairs import Names, parse_pairs, weight_pair
 from .run_inspection import Optimizer
 from .run_measures import Snapshot, unit_balance, weight_distances
 from .run_recorder import Run
+from .shared_storage import refuse_shared
 
 __all__ = ["Diagnosis", "Evidence", "diagnose", "diagnose_weights"]
 
@@ -43,16 +44,19 @@ def diagnose(
     Parameters
     ----------
     before : Module or state_dict
-        The same architecture at initialisation.
+        The same architecture at initialisation: a copy made before training, ``copy.deepcopy(model)``. A
+        ``state_dict()`` alone is no copy, its tensors are those that training changes.
     after : torch.nn.Module
         The trained model; run in evaluation mode and given back exactly as it was.
     X : Tensor or array of shape (n, ...)
         Inputs, one row a sample; at least 32 of them.
     pairs : sequence of (str, str), optional
-        Layers whose mechanisms are measured, as for :func:`~featlearn.dynamics.layer_mechanisms.layer_mechanisms`; by
-        default consecutive layers, in order of execution, whose widths match.
+        Layers, or their weights, whose mechanisms are measured, as for
+        :func:`~featlearn.dynamics.layer_mechanisms.layer_mechanisms`; by default consecutive layers, in order of
+        execution, whose widths match.
     optimizer : Optimizer or str, optional
-        What trained the model: flags raised by Adam and by weight decay, and the rates that the balance is weighted by.
+        What trained the model, or the name of a class in ``torch.optim``: flags raised by Adam and by weight decay, and
+        the rates that the balance is weighted by.
     outputs : "logits" or callable
         ``(model, X) -> tensor (n, ...)`` replaces the whole call.
     ntk_samples : int
@@ -67,7 +71,9 @@ def diagnose(
 
     Raises
     ------
-    DataError, MixingError, ModelError, UnmeasurableError
+    DataError
+        Bad input; a start that shares memory with the trained model.
+    MixingError, ModelError, UnmeasurableError
 
     Notes
     -----
@@ -86,13 +92,18 @@ def diagnose(
 
     Examples
     --------
-    >>> import torch
+    >>> import copy, torch
     >>> net = torch.nn.Sequential(torch.nn.Linear(3, 50), torch.nn.ReLU(), torch.nn.Linear(50, 1))
-    >>> diagnosis = diagnose(net.state_dict(), net, torch.randn(40, 3))
+    >>> before, X = copy.deepcopy(net), torch.randn(40, 3)
+    >>> optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
+    >>> net(X).square().mean().backward()
+    >>> optimizer.step()
+    >>> diagnosis = diagnose(before, net, X, optimizer=optimizer)
     >>> diagnosis.regime, diagnosis.mechanisms.pairs[0].labels
     ('lazy', ('kernel-like',))
     """
     after = unwrap(after)
+    refuse_shared(before, after)
     start = reference_model(after, reference_state(after, before))
     run = Run(
         start,
@@ -113,7 +124,7 @@ def diagnose_weights(before: Any, after: Any, pairs: Sequence[Names]) -> Diagnos
     Parameters
     ----------
     before, after : Module or state_dict
-        The same keys and shapes.
+        The same keys and shapes, in memory of their own.
     pairs : sequence of (str, str)
         Layers, or their weights: ``("fc1", "fc2")`` or ``("fc1.weight", "fc2.weight")``.
 
@@ -124,6 +135,8 @@ def diagnose_weights(before: Any, after: Any, pairs: Sequence[Names]) -> Diagnos
 
     Raises
     ------
+    DataError
+        A start that shares memory with the trained weights.
     ModelError, UnmeasurableError
         Missing or unequal weights, pairs whose widths do not match.
 
@@ -142,7 +155,8 @@ def diagnose_weights(before: Any, after: Any, pairs: Sequence[Names]) -> Diagnos
     """
     states = [named_weights(before), named_weights(after)]
     _check_equal(*states)
-    names = [(first, second) for first, second in pairs]
+    names = parse_pairs(pairs)
+    refuse_shared(before, after)
     weights = [[weight_pair(state, pair) for pair in names] for state in states]
     balances = [
         [unit_balance(some, _bias(state, pair[0]), (1.0, 1.0, 1.0)) for some, pair in zip(each, names, strict=True)]

@@ -66,6 +66,8 @@ def conclude(
     regime = regime_of(distance, evidence["hamming"].value)
     kind = kind_of(regime, evidence["balance_start"].value)
     found = list(flags)
+    if last.moved and not any(last.moved.values()):
+        found.insert(0, "all weights are those of the start: nothing was trained, or both are one checkpoint")
     if drift > DRIFTED:
         found.append(f"the balance of the units drifted by {drift:.2g}: the flow picture is approximate")
     moved = first_weight is not None and last.moved.get(first_weight, 0.0) > 1 and distance < LAZY

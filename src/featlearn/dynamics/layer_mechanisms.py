@@ -20,6 +20,7 @@ from ..agop.reference_model import reference_model, reference_state, twin_layers
 from ..exceptions import DataError
 from .layer_pairs import Names, Pair, WeightPair, find_pairs
 from .mechanism_results import LayerMechanisms, PairMechanisms
+from .shared_storage import refuse_shared
 
 __all__ = ["LayerMechanisms", "MechanismRecorder", "PairMechanisms", "layer_mechanisms"]
 
@@ -43,11 +44,12 @@ def layer_mechanisms(
     model : torch.nn.Module
         The network now; nothing is changed and nothing is run.
     pairs : sequence of (str, str), optional
-        Names of two layers, the second reading the first; by default all consecutive linear and convolution layers, in
-        order of registration, whose widths match. What was taken is listed in the result: give the pairs when the
-        order of registration is not that of execution, or when the outputs of a linear layer are flattened.
+        Names of two layers, or of their weights, the second reading the first; by default all consecutive linear and
+        convolution layers, in order of registration, whose widths match. What was taken is listed in the result: give
+        the pairs when the order of registration is not that of execution, or when the outputs of a linear layer are
+        flattened.
     before : Module or state_dict, optional
-        The same architecture with earlier weights; without it only c, cmax and n of now are given.
+        The same architecture with earlier weights, a copy; without it only c, cmax and n of now are given.
     spectra : bool
         Compute cmax. Without it rotation and concentration are not told apart.
 
@@ -58,6 +60,8 @@ def layer_mechanisms(
 
     Raises
     ------
+    DataError
+        A start that shares memory with the model.
     ModelError, UnmeasurableError
         Other weights before than now, unknown layers, widths that do not match.
 
@@ -96,8 +100,12 @@ def layer_mechanisms(
     chosen = find_pairs(model, pairs)
     states = [_states(chosen, spectra)]
     if before is not None:
-        earlier = reference_model(model, reference_state(model, before))
-        states.insert(0, _states(_at_reference(chosen, earlier), spectra))
+        refuse_shared(before, model)
+        earlier = _at_reference(chosen, reference_model(model, reference_state(model, before)))
+        states.insert(0, _states(earlier, spectra))
+        chosen = [
+            replace(now, flags=(*now.flags, *_unmoved(then, now))) for then, now in zip(earlier, chosen, strict=True)
+        ]
     return _collect(chosen, states, range(len(states)))
 
 
@@ -215,6 +223,12 @@ def _collect(pairs: Sequence[Pair], states: Sequence[Sequence[State]], steps: Se
         flags=[pair.flags for pair in pairs],
         normalised=[pair.normalised for pair in pairs],
     )
+
+
+def _unmoved(before: Pair, after: Pair) -> tuple[str, ...]:
+    """A flag for a pair neither of whose weights has changed."""
+    weights = ((getattr(pair, which).weight() for pair in (before, after)) for which in ("first", "second"))
+    return ("both weights are those of the start",) if all(torch.equal(*each) for each in weights) else ()
 
 
 def _states(pairs: Sequence[Pair], spectra: bool) -> list[State]:

@@ -16,7 +16,7 @@ from ..agop.layers import Layer
 from ..agop.reference_model import closest_names
 from ..exceptions import ModelError, UnmeasurableError
 
-__all__ = ["Pair", "WeightPair", "between", "find_pairs", "weight_pair"]
+__all__ = ["Names", "Pair", "WeightPair", "between", "find_pairs", "parse_pairs", "weight_pair"]
 
 Names = tuple[str, str]
 
@@ -98,6 +98,7 @@ def find_pairs(model: nn.Module, pairs: Sequence[Names] | None, path: Sequence[P
     model : torch.nn.Module
         Already unwrapped.
     pairs : sequence of (str, str), optional
+        Layers or their weights. A pair that is not consecutive in the path is flagged.
     path : sequence of (str, Module), optional
         Modules in order of execution; by default in order of registration.
 
@@ -106,6 +107,7 @@ def find_pairs(model: nn.Module, pairs: Sequence[Names] | None, path: Sequence[P
     UnmeasurableError
         Unknown layers, layers whose widths do not match, or no pair at all.
     """
+    order = "registration" if path is None else "execution"
     path = places(model) if path is None else path
     if pairs is None:
         whole = [layer for layer in in_order(find_layers(model)[0].values(), path) if not layer.part]
@@ -114,9 +116,9 @@ def find_pairs(model: nn.Module, pairs: Sequence[Names] | None, path: Sequence[P
             raise UnmeasurableError(
                 f"Got a {type(model).__name__} without two consecutive linear or convolution layers whose widths match."
             )
-    else:
-        found = [_named(model, pair) for pair in _checked(pairs)]
-    return [_inspected(first, second, path) for first, second in found]
+        return [_inspected(first, second, path, ()) for first, second in found]
+    named = [_named(model, pair) for pair in parse_pairs(pairs)]
+    return [_inspected(first, second, path, _apart(model, first, second, path, order)) for first, second in named]
 
 
 def between(first: Layer, second: Layer, path: Sequence[Place]) -> list[nn.Module]:
@@ -151,7 +153,19 @@ def weight_pair(state: Mapping[str, Any], names: Names) -> WeightPair:
     return WeightPair(first.reshape(1, width, -1), second.reshape(groups, len(second) // groups, -1), first.dim() == 2)
 
 
-def _checked(pairs: Sequence[Names]) -> list[Names]:
+def parse_pairs(pairs: Sequence[Names]) -> list[Names]:
+    """What a user gives as pairs, one pair alone included, as a list of pairs of names.
+
+    Raises
+    ------
+    UnmeasurableError
+        Something else, or none.
+
+    Examples
+    --------
+    >>> parse_pairs(("fc1", "fc2"))
+    [('fc1', 'fc2')]
+    """
     named = [pairs] if isinstance(pairs, tuple) and all(isinstance(name, str) for name in pairs) else list(pairs)
     for pair in named:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(isinstance(name, str) for name in pair):
@@ -163,8 +177,10 @@ def _checked(pairs: Sequence[Names]) -> list[Names]:
 
 def _named(model: nn.Module, pair: Names) -> tuple[Layer, Layer]:
     chosen = []
+    available = find_layers(model)[0]
     for name in pair:
-        layers = resolve_layers(model, [name])[0]
+        layer = name if name in available else name.removesuffix(".weight")
+        layers = resolve_layers(model, [layer])[0]
         if len(layers) != 1:
             raise UnmeasurableError(f"Got {name!r}, which stands for {len(layers)} layers, but expected one.")
         chosen.append(layers[0])
@@ -210,8 +226,25 @@ def _follows(first: Layer, second: Layer) -> bool:
     return _is_convolution(first) and not _is_convolution(second) and _matches(first, second)
 
 
-def _inspected(first: Layer, second: Layer, path: Sequence[Place]) -> Pair:
-    flags = []
+def _apart(model: nn.Module, first: Layer, second: Layer, path: Sequence[Place], order: str) -> tuple[str, ...]:
+    """Flags of a pair that the user named though other layers run between, or the second does not follow."""
+    modules = [module for _, module in path]
+    starts = [i for i, module in enumerate(modules) if module is first.module]
+    stops = [i for i, module in enumerate(modules) if module is second.module]
+    if not (starts and stops) or first.module is second.module:
+        return ()
+    gaps = [modules[max(s for s in starts if s < stop) + 1 : stop] for stop in stops if stop > starts[0]]
+    if not gaps:
+        return (f"{second.name!r} comes before {first.name!r} in {order}: it may not read it",)
+    weighty = {id(layer.module): layer.module_name for layer in find_layers(model)[0].values()}
+    names = min(([weighty[id(module)] for module in gap if id(module) in weighty] for gap in gaps), key=len)
+    if not names:
+        return ()
+    return (f"not consecutive: {', '.join(map(repr, names))} between {first.name!r} and {second.name!r} in {order}",)
+
+
+def _inspected(first: Layer, second: Layer, path: Sequence[Place], apart: tuple[str, ...]) -> Pair:
+    flags = list(apart)
     norm = next((m for m in between(first, second, path) if isinstance(m, NORMALISATION)), None)
     if norm is not None:
         flags.append(f"{type(norm).__name__} between: the size of the first weight means nothing, only c is given")

@@ -60,9 +60,17 @@ def flags_of_model(model: nn.Module, path: Sequence[Place], n_samples: int) -> l
 
 
 def check_optimizer(optimizer: Optimizer) -> None:
-    """Refuse what is neither an optimiser nor its name."""
-    if not (optimizer is None or isinstance(optimizer, (str, torch.optim.Optimizer))):
-        raise DataError(f"Got optimizer={type(optimizer).__name__}, but expected a torch optimiser, its name or None.")
+    """Refuse what is neither an optimiser nor the name of one of torch's."""
+    if optimizer is None or isinstance(optimizer, torch.optim.Optimizer):
+        return
+    kinds = (each for each in vars(torch.optim).values() if isinstance(each, type))
+    known = {each.__name__.lower() for each in kinds if issubclass(each, torch.optim.Optimizer)} - {"optimizer"}
+    if not isinstance(optimizer, str) or optimizer.lower() not in known:
+        got = repr(optimizer) if isinstance(optimizer, str) else type(optimizer).__name__
+        raise DataError(
+            f"Got optimizer={got}, but expected a torch optimiser, or the name of one such as 'SGD' or 'AdamW'. For "
+            "others pass the optimiser itself."
+        )
 
 
 def flags_of_optimizer(optimizer: Optimizer) -> list[str]:

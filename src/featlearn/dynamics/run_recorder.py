@@ -157,7 +157,7 @@ class Run:
         self._flags = [
             *flags_of_model(start, path, min(len(flat), ntk_samples)),
             *flags_of_optimizer(optimizer),
-            *dict.fromkeys(flag for pair in self._pairs for flag in pair.flags if "between" in flag),
+            *dict.fromkeys(flag for pair in self._pairs for flag in pair.flags if "shares its" not in flag),
         ]
         self.meter = Meter(
             start,
