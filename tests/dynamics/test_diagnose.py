@@ -333,6 +333,17 @@ def test_recorder_ends_where_two_checkpoints_do():
     assert recorded.regime == compared.regime
 
 
+def test_recorder_has_its_numbers_as_a_table():
+    recorder = RunRecorder(relu_net(), normal(40, 4), normal(40, 3, seed=4))
+    with pytest.raises(DataError, match="no recorded step"):
+        recorder.frame()
+    recorder(0)
+    recorder(5)
+    rows = recorder.diagnose().history
+    assert recorder.frame().reset_index().to_dict("records") == [dict(row) for row in rows]
+    assert recorder.frame().index.tolist() == [0, 5]
+
+
 def test_model_is_a_guest():
     layers = [
         nn.Conv2d(1, 4, 3),

@@ -326,6 +326,12 @@ def test_bad_simulations_are_refused() -> None:
             model.simulate(**arguments)
     with pytest.raises(DataError, match="batch of models"):
         FastSlow(**UNLEARNS, a0=[1, 2]).fate()
+    batch = FastSlow(**UNLEARNS, a0=[[1, 2], [3, 4]])
+    with pytest.raises(DataError, match=r"Index the batch, as in model\[0, 0\]"):
+        batch.plot()
+    assert batch[1, 0].fate() == FastSlow(**UNLEARNS, a0=3).fate()
+    assert batch[..., 1].a0.tolist() == batch[:, 1].a0.tolist() == [2, 4]
+    assert batch[0].sigma.shape == (2, 2)
 
 
 def test_dictionaries_are_plain_and_tables_have_a_row_a_model() -> None:

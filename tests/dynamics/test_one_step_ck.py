@@ -302,6 +302,11 @@ def test_bad_sizes_are_refused() -> None:
         OneStepCK(**SMALL | {"psi1": 0.001}).simulate(16)
     with pytest.raises(DataError, match="batch of models"):
         OneStepCK(**SMALL, eta=[1, 2]).simulate(16)
+    batch = OneStepCK(**SMALL, eta=[1, 1.2])
+    with pytest.raises(DataError, match=r"Index the batch, as in model\[0\]"):
+        batch.verify()
+    assert batch[1].to_dict() == OneStepCK(**SMALL, eta=1.2).to_dict()
+    assert batch[1].verify(16, 4, 50).table[0]["theory"] == float(batch.theory().risk0[1])
 
 
 # --- showing ----------------------------------------------------------------------------------------------------------
@@ -331,6 +336,11 @@ def test_the_figure_shows_theory_dots_and_floor() -> None:
     floor = next(one for one in ax.lines if one.get_label() == "floor of fixed kernels")
     assert floor.get_ydata()[0] == model.floor
     assert model.plot((1, 4), n_repeats=0, ax=ax) is ax
+    batch = OneStepCK("erf", "erf", psi1=[[1], [2]], psi2=2, ridge=1e-3, noise=0.1, eta=[0, 2])
+    line = batch.plot((1, 4), exponents=(0.0, 0.5), d=16, n_repeats=0).lines[0]
+    np.testing.assert_allclose(line.get_ydata(), expected)
+    with pytest.raises(DataError, match="Index the batch"):
+        OneStepCK(psi1=1, psi2=2, ridge=[1e-3, 1e-2]).plot()
 
 
 def test_names_and_pairs_of_functions_are_the_same() -> None:

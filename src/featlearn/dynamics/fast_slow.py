@@ -59,7 +59,7 @@ class FastSlow:
     -----
     Inputs are standard normal, weight vectors have unit length. A larger second layer is both remedy and poison: with
     ``sigma=(1, .5), tau=(1, -.5)`` unlearning takes the longer the larger a0 is, while ``sigma=(1, .5, .5),
-    tau=(1, -.1, .8), R0=.02`` learns from a0 = 10.5 and unlearns from 11.5.
+    tau=(1, -.1, .8), R0=.02`` learns up to a0 = 10.8 and unlearns from 10.9 on.
     Provenance: that the first layer is fast, the second slow, that the flow on the critical manifold decides on
     unlearning, and that a larger second layer mitigates it, is published (abstract); the equations here are derived as
     the natural system with these properties, and checked numerically. They were not read in the paper.
@@ -108,6 +108,13 @@ class FastSlow:
         vectors = {"sigma": np.broadcast_to(student, shape), "tau": np.broadcast_to(teacher, shape)}
         for name, array in {**vectors, **{name: batch[name] for name in scalars}}.items():
             object.__setattr__(self, name, array)
+
+    def __getitem__(self, index: Any) -> FastSlow:
+        """One model of a batch, or a part of it."""
+        whole = index if isinstance(index, tuple) else (index,)
+        of_vectors = whole if Ellipsis not in whole else (*whole, slice(None))
+        scalars = {name: getattr(self, name)[whole] for name in ("a0", "R0", "eps")}
+        return FastSlow(self.sigma[of_vectors], self.tau[of_vectors], **scalars)
 
     # --- theory -------------------------------------------------------------------------------------------------------
 
@@ -302,7 +309,10 @@ class FastSlow:
 
     def _refuse_batch(self, what: str) -> None:
         if self.a0.ndim:
-            raise DataError(f"Got a batch of models of shape {self.a0.shape}, but expected one for {what}.")
+            raise DataError(
+                f"Got a batch of models of shape {self.a0.shape}, but expected one for {what}. Index the batch, as in "
+                f"model[{', '.join('0' * self.a0.ndim)}]."
+            )
 
     # --- showing ------------------------------------------------------------------------------------------------------
 

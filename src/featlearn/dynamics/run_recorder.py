@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ from .run_inspection import (
 )
 from .run_measures import Meter, Snapshot, target_direction
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 __all__ = ["Run", "RunRecorder"]
 
 
@@ -52,6 +55,7 @@ class RunRecorder:
 
     Notes
     -----
+    :meth:`frame`, and ``.history`` of :meth:`diagnose`, have the numbers of every step at which it was called.
     Holds a copy of the initial weights, one kernel, and the signs of all activations on X. A snapshot costs a tangent
     kernel of ``ntk_samples`` rows, two forward passes, with targets one backward pass, and the mechanisms.
     Provenance: measures published or derived here, checked; thresholds are conventions of this library.
@@ -64,6 +68,8 @@ class RunRecorder:
     >>> recorder(0)
     >>> recorder.diagnose().regime
     'lazy'
+    >>> recorder.frame().columns.tolist()
+    ['kernel_distance', 'kernel_growth', 'hamming', 'weights_moved']
     """
 
     def __init__(
@@ -110,16 +116,31 @@ class RunRecorder:
             self._log(snapshot.row())
 
     def diagnose(self) -> Diagnosis:
-        """The verdict at the last snapshot.
+        """The verdict at the last snapshot, with all of them as its ``history``.
 
         Raises
         ------
         DataError
             Nothing was recorded.
         """
+        return self._run.conclude(self._recorded())
+
+    def frame(self) -> pd.DataFrame:
+        """One row a recorded step: the numbers of :meth:`diagnose`'s ``history``, with targets F and Theta among them.
+
+        Raises
+        ------
+        DataError
+            Nothing was recorded.
+        """
+        import pandas as pd
+
+        return pd.DataFrame([snapshot.row() for snapshot in self._recorded()]).set_index("step")
+
+    def _recorded(self) -> list[Snapshot]:
         if not self._snapshots:
             raise DataError("Got no recorded step, but expected at least one. Call recorder(step) while training.")
-        return self._run.conclude(self._snapshots)
+        return self._snapshots
 
 
 class Run:
