@@ -154,7 +154,11 @@ def test_dead_layers_have_no_rays_and_no_cosine():
         ({"weights_or_model": [np.ones((2, 3)), np.ones((2, 3))]}, DataError, "4 columns"),
         ({"weights_or_model": [np.ones(3), np.ones((2, 3))]}, DataError, "matrix"),
         ({"weights_or_model": nn.Linear(3, 2)}, ModelError, "Sequential"),
-        ({"weights_or_model": nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 1))}, ModelError, "Tanh"),
+        (
+            {"weights_or_model": nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 1))},
+            ModelError,
+            "activation='tanh'",
+        ),
         (
             {"weights_or_model": nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 1)), "bias": 0.0},
             ModelError,

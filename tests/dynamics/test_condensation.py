@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from featlearn.dynamics.condensation import condensation
 from featlearn.exceptions import DataError
@@ -90,6 +91,8 @@ def test_small_neurons_have_no_line_and_tensors_are_welcome():
     [
         ({"W": [1.0, 2.0]}, "one row of input weights"),
         ({"W": [[np.nan, 1.0]]}, "W"),
+        ({"W": nn.Linear(3, 2)}, r"Got a Linear as W, but expected weights: pass its \.weight"),
+        ({"W": [[1.0, 0.0]], "a": nn.Linear(1, 1)}, "Got a Linear as a"),
         ({"W": [[0.0, 0.0]]}, "all zero"),
         ({"W": [[1.0, 0.0]], "a": [0.0]}, "all zero"),
         ({"W": [[1.0, 0.0]], "a": [1.0, 2.0]}, "one row for each"),

@@ -79,6 +79,11 @@ def test_wrong_answers_do_not_agree() -> None:
     assert (below.quantity, below.ok) == ("below the bound", False)
 
     assert not phase_diagram(width=10).verify().ok  # the initial output counts
+    diagram = phase_diagram(width=1000)
+    names = [row["quantity"] for row in diagram.verify().table]
+    assert names[:2] == ["Theta_inf / Theta_0 of ntk", "rho of mean_field"]
+    shrunk = tuple({**point, "rho": 0.95 * point["rho"]} for point in diagram.points)
+    assert not replace(diagram, points=shrunk).verify().ok
     with pytest.raises(DataError, match=r"use phase_slope\(gam, gamp\).verify\(\)"):
         phase_diagram("initialisation").verify()
     far = regime_grid([0.1], [0.1], SMALL, n_steps=4000, lr=0.05, n_repeats=1, random_state=0)

@@ -110,7 +110,8 @@ def test_the_saddle_is_an_end_without_a_function_and_warns():
         end = implicit_bias(0.5, [-0.5, 0.0], [[1.0, 0.0]], [1.0])
     assert end.a == 0
     assert (end.beta == 0).all()
-    assert np.isnan(end.w).all()
+    assert (end.w == 0).all()  # balanced: the layers fade together
+    assert np.isnan(implicit_bias(0.1, [1.0, 0.3], [[1.0, 0.0]], [0.0]).w).all()  # it turns on its way
 
 
 def test_a_sign_that_integration_cannot_settle_warns():
@@ -201,6 +202,15 @@ def test_every_parameter_changes_the_answer():
         assert np.abs(implicit_bias(**{**base, name: value}).beta - reference).max() > 1e-3
 
 
+def test_a_network_that_stays_where_it_is_keeps_its_weights():
+    with pytest.warns(RegimeWarning, match="saddle"):
+        still = implicit_bias(0.0, [[0.0, 0.0, 0.0], [0.5, 0.0, 0.7]], np.eye(3)[:2], [0.0, 1.0])
+    np.testing.assert_array_equal(still.w, [[0.0, 0.0, 0.0], [0.5, 0.0, 0.7]])
+    with pytest.warns(RegimeWarning, match="saddle"):
+        falling = implicit_bias(0.6, [-0.6, 0.0, 0.3], np.eye(3)[:1], [1.0])  # balanced in what the data see
+    np.testing.assert_array_equal(falling.w, [0.0, 0.0, 0.3])
+
+
 def test_the_figure_shows_every_start_beside_the_solution_of_least_norm():
     found = implicit_bias([2.0, 0.1], [0.3, -0.2, 0.5], UNEQUAL, [1.0, -0.5])
     axes = found.plot()
@@ -209,6 +219,9 @@ def test_the_figure_shows_every_start_beside_the_solution_of_least_norm():
     assert dots[0].get_color() != dots[1].get_color()  # upstream, downstream
     heights = [bar.get_height() for bar in axes.patches[:6]]
     np.testing.assert_allclose(np.reshape(heights, (2, 3)), found.min_norm)
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
+    assert dots[0].get_xdata().mean() == pytest.approx(0.7)  # features 0, 1, 2, and a shift of -.3
+    assert [line.get_label() for line in dots] == ["end from delta = 3.6", "end from delta = -0.37"]
     own = plt.subplots()[1]
     assert implicit_bias(1.0, [0.3, -0.2, 0.5], UNEQUAL, [1.0, -0.5]).plot(own) is own
     plt.close("all")

@@ -102,3 +102,14 @@ def test_tables_and_figure():
     best = next(line for line in ax.lines if line.get_label() == "best")
     np.testing.assert_allclose(best.get_ydata(), found.loss / 1e-2)
     assert "loss" in found._repr_html_()
+
+
+def test_the_figure_names_the_losses_that_its_axis_leaves_out():
+    example = bipartite_example(4)
+    found = plateau(example.X, example.Y, [1, 2, 3, 4], random_state=0, n_restarts=3)
+    values = found.loss / found.weight_decay
+    ax = found.plot()
+    beyond = values > ax.get_ylim()[1]
+    assert beyond.tolist() == [True, True, False, False]
+    assert [text.get_text() for text in ax.texts] == [f"{value:.4g}" for value in values[beyond]]
+    assert [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "^"] == [1, 2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mpmath as mp
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -115,6 +116,17 @@ def test_balance_and_the_hyperbola_are_conserved_and_the_loss_falls(a, w, b, eta
 
 
 # --- degenerate cases -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [5, 1000])
+def test_weights_of_a_float32_model_are_balanced_up_to_their_rounding(n):
+    torch.manual_seed(n)
+    unit = torch.nn.functional.normalize(torch.randn(n), dim=0)
+    neuron = SingleNeuron(torch.tensor(1.0), unit, unit)
+    assert neuron.delta != 0
+    assert neuron.regime == "balanced"
+    assert SingleNeuron(1.00001, unit, unit).regime == "upstream"
+    assert SingleNeuron(0.99999, unit, unit).regime == "downstream"
 
 
 def test_on_the_boundary_of_the_basins_the_flow_ends_in_the_saddle():

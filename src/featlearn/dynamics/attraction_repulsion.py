@@ -318,7 +318,8 @@ def _of_model(model: Any, bias: float, activation: Activation) -> list[Floats]:
     """Matrices of a chain of linear layers, biases as last columns."""
     from torch import nn
 
-    kind = {"relu": nn.ReLU, "tanh": nn.Tanh, "linear": nn.Identity}[activation]
+    kinds: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "linear": nn.Identity}
+    kind = kinds[activation]
     if not isinstance(model, nn.Sequential):
         raise ModelError(f"Got a {type(model).__name__}, but expected matrices or a torch.nn.Sequential.")
     leaves = [module for module in model.modules() if not isinstance(module, nn.Sequential)]
@@ -329,7 +330,9 @@ def _of_model(model: Any, bias: float, activation: Activation) -> list[Floats]:
             continue
         if not isinstance(module, expected):
             text = f"Got a {type(module).__name__} as module {i}, but expected a {expected.__name__}"
-            raise ModelError(f"{text}: linear layers with {kind.__name__} between them.")
+            own = next((name for name, each in kinds.items() if isinstance(module, each)), None)
+            remedy = f" Pass activation={own!r}." if own is not None and own != activation else ""
+            raise ModelError(f"{text}: linear layers with {kind.__name__} between them.{remedy}")
         if isinstance(module, nn.Linear):
             weights.append(_linear(module, bias))
     return weights

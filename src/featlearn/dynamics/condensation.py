@@ -172,6 +172,11 @@ def condensation(W: Any, a: Any = None, *, tol: float = 0.95, min_norm: float = 
 
 
 def _rows(value: Any, name: str) -> Floats:
+    if callable(getattr(value, "parameters", None)):
+        kind = type(value).__name__
+        raise DataError(
+            f"Got a {kind} as {name}, but expected weights: pass its .weight, filters as .weight.flatten(1)."
+        )
     return as_tensor(value, name=name)[0].detach().double().cpu().numpy()
 
 

@@ -36,7 +36,7 @@ class ImplicitBias:
     Attributes
     ----------
     beta, w : array of shape (..., d)
-        ``a w`` and the first layer in the end; w is nan where a ends at 0, which leaves its direction open.
+        ``a w`` and the first layer in the end; w is nan where a decays to 0, which leaves its direction open.
     a : array of shape (...)
         Second layer in the end; 0 where the flow ends in the saddle.
     min_norm : array of shape (..., d)
@@ -197,7 +197,7 @@ def implicit_bias(
     if (~moving & (problem.solution != 0)).any():
         warnings.warn("The flow ends in the saddle a = 0, short of the target; move the start.", RegimeWarning, 2)
     beta = np.where(moving, problem.solution + a[..., np.newaxis] * problem.unseen, 0.0)
-    w = np.where(moving, beta / np.where(moving, a[..., np.newaxis], 1.0), np.nan)
+    w = np.where(moving, beta / np.where(moving, a[..., np.newaxis], 1.0), problem.resting())
     return ImplicitBias(
         beta=beta,
         a=a / problem.ratio,
@@ -317,6 +317,12 @@ class _Problem:
     def square(self) -> Floats:
         """Of A in the end."""
         return self.grown / 2
+
+    def resting(self) -> Floats:
+        """First layer in the end where a ends at 0; nan where that leaves its direction open."""
+        pull = ((self.w0 @ self.X.T) * self.y).sum(axis=-1)
+        known = np.where((self.q == 0)[..., np.newaxis], self.unseen, np.nan)
+        return np.where(((self.A0 == 0) & (pull == 0))[..., np.newaxis], self.W0, known)
 
     # --- the sign -----------------------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ _OWN_KERNEL = 1 - 2 / np.pi  # variance of |z|
 _SCHEDULE = ((3e-2, 3000), (1e-2, 3000), (3e-3, 3000), (1e-3, 3000), (3e-4, 3000), (1e-4, 3000))
 _RECORDS = 200
 _PROBES = 4000
+_SETTLED = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -346,6 +347,11 @@ class LateFeatures:
         ------
         DataError
             A teacher that is not orthogonal, or no stage with weight decay.
+
+        Warns
+        -----
+        ConvergenceWarning
+            They disagree, and a stage ended before its descent had settled: it is too short.
         """
         decays, ends = (column[self.stages[0] > 0] for column in self.stages)
         if not len(decays):
@@ -361,7 +367,23 @@ class LateFeatures:
         ]
         reached = {"loss / decay^2": found.loss / decays**2, "mass": found.mass}
         reached |= {"angle": found.angle, "certificate": np.array(largest)}
-        return agreement(Trajectory(ends, theory, "steps"), Trajectory(ends, reached, "steps"), tolerance)
+        result = agreement(Trajectory(ends, theory, "steps"), Trajectory(ends, reached, "steps"), tolerance)
+        left = np.array([self._unsettled(found.a[:, k], found.W[..., k], decay) for k, decay in enumerate(decays)])
+        if not result.ok and left.max() > _SETTLED:
+            worst = int(np.argmax(left))
+            warnings.warn(
+                f"The stage of weight decay {decays[worst]:g} had not converged at step {ends[worst]:.0f}: its "
+                f"gradient was {left[worst]:.2g} of the decay's pull. Give the schedule more steps.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return result
+
+    def _unsettled(self, a: Floats, W: Floats, decay: float) -> float:
+        """Size of the gradient, over that of the weight decay alone; 0 at an optimum."""
+        of_a, of_W = self.gradient(a, W, decay)
+        pull = decay * np.hypot(np.linalg.norm(a), np.linalg.norm(W))
+        return float(np.hypot(np.linalg.norm(of_a), np.linalg.norm(of_W)) / pull)
 
     # --- showing ------------------------------------------------------------------------------------------------------
 

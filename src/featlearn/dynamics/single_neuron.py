@@ -22,7 +22,7 @@ __all__ = ["SingleNeuron"]
 
 Floats = NDArray[np.float64]
 
-_ROUNDING = 1e-12
+_ROUNDING = 1e-6  # of the weights, which may come from a model in float32
 _SMALLEST = 1e-150  # whose square is a number; what is smaller counts as on the boundary of the basins
 _STIFF = 1e4  # fastest rate times the length of the run
 _PRECISE = {"rtol": 1e-12, "atol": 1e-13}  # ten times finer than usual: the closed form is closer than that
@@ -120,7 +120,10 @@ class SingleNeuron:
 
     @property
     def regime(self) -> NDArray[np.str_]:
-        """By name: "upstream", "balanced" or "downstream", the sign of delta up to rounding, shape (...)."""
+        """By name: "upstream", "balanced" or "downstream", the sign of delta, shape (...).
+
+        Balanced up to the rounding of weights in float32: ``|delta| <= 1e-6 (eta_w a^2 + eta_a |w|^2)``.
+        """
         scale = self.eta_w * self.a0**2 + self.eta_a * _norm(self.w0) ** 2
         sign = np.where(np.abs(self.delta) <= _ROUNDING * scale, 0, np.sign(self.delta))
         return np.asarray(np.choose(sign.astype(int) + 1, ["downstream", "balanced", "upstream"]))

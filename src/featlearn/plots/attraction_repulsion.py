@@ -8,8 +8,9 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
-from .palette import ALIGNMENT, CENTERED, COMPARISON, FAINT, INK
+from .palette import ALIGNMENT, CENTERED, COMPARISON, INK, MUTED
 
 __all__ = ["plot_forces", "plot_plateau"]
 
@@ -69,6 +70,8 @@ def _two_rows(rows: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np
 def plot_plateau(result: Mapping[str, Any], ax: Axes | None = None) -> Axes:
     """Best regularised loss over the width; small dots are the restarts, ``N^2 / 4`` dotted, the bound dashed if near.
 
+    Widths far from fitting stand at the upper edge as triangles, with their loss.
+
     Parameters
     ----------
     result : mapping
@@ -84,7 +87,7 @@ def plot_plateau(result: Mapping[str, Any], ax: Axes | None = None) -> Axes:
     widths, decay = np.asarray(result["widths"]), result["weight_decay"]
     losses = np.asarray(result["losses"], dtype=np.float64) / decay
     best = np.asarray(result["loss"], dtype=np.float64) / decay
-    ax.plot(np.repeat(widths, losses.shape[1]), losses.ravel(), ".", color=FAINT, markersize=5, label="restarts")
+    ax.plot(np.repeat(widths, losses.shape[1]), losses.ravel(), ".", color=MUTED, markersize=7, label="restarts")
     ax.plot(widths, best, "o-", color=ALIGNMENT, markersize=5, linewidth=1.4, label="best")
     flagged = np.asarray(result["flagged"])
     ax.plot(
@@ -92,14 +95,19 @@ def plot_plateau(result: Mapping[str, Any], ax: Axes | None = None) -> Axes:
         label="found only once" if flagged.any() else "",
     )  # fmt: skip
     ax.axvline(result["n_samples"] ** 2 / 4, color=COMPARISON, linestyle=":", linewidth=1.2, label="N² / 4")
-    # Widths far from fitting would flatten the rest: the curve comes in from above.
+    # Widths far from fitting would flatten the rest.
     low, high = best.min(), best[best < 1.2 * best.min()].max()
-    bottom = low - 0.2 * (high - low) - 1e-3 * low
-    ax.set_ylim(bottom, high + 1.2 * (high - low) + 2e-3 * low)
+    bottom, top = low - 0.2 * (high - low) - 1e-3 * low, high + 1.2 * (high - low) + 2e-3 * low
+    ax.set_ylim(bottom, top)
+    for width, loss in zip(widths[best > top], best[best > top], strict=True):
+        edge = ax.get_xaxis_transform()
+        ax.plot(width, 0.97, "^", color=ALIGNMENT, markersize=7, transform=edge)
+        ax.text(width, 0.94, f"{loss:.4g}", color=ALIGNMENT, fontsize=8, ha="center", va="top", transform=edge)
     if result["lower_bound"] / decay > bottom:
         ax.axhline(
             result["lower_bound"] / decay, color=COMPARISON, linestyle="--", linewidth=1.2, label="nuclear-norm bound"
         )
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("neurons")
     ax.set_ylabel("regularised loss / weight decay")
     ax.legend(fontsize=8, frameon=False)

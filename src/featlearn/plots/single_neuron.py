@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from .palette import ALIGNMENT, CENTERED, COMPARISON, FAINT, INK
@@ -152,7 +153,7 @@ def _finish(axes: list[Axes], curves: list[dict[str, Floats]]) -> None:
 
 
 def plot_implicit_bias(result: Mapping[str, Any], ax: Axes | None = None) -> Axes:
-    """Coefficients at the end of training beside those of the solution of least norm.
+    """Coefficients at the end of training beside those of the solution of least norm; features count from 0.
 
     Parameters
     ----------
@@ -167,19 +168,21 @@ def plot_implicit_bias(result: Mapping[str, Any], ax: Axes | None = None) -> Axe
     """
     axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")[1] if ax is None else ax
     beta, least = (np.asarray(result[name], dtype=np.float64) for name in ("beta", "min_norm"))
-    features = np.arange(1, beta.shape[-1] + 1)
+    features = np.arange(beta.shape[-1])
     beta, least = beta.reshape(-1, len(features)), least.reshape(-1, len(features))
     delta = np.ravel(result["delta"])
     shift = np.linspace(-0.3, 0.3, len(beta)) if len(beta) > 1 else np.zeros(1)
     width = 0.6 / max(len(beta), 2)
-    for row, start, color, by in zip(beta, least, balance_colors(delta), shift, strict=True):
+    named = len(beta) <= _MOST_NAMED
+    for row, start, color, by, balance in zip(beta, least, balance_colors(delta), shift, delta, strict=True):
         axes.bar(features + by, start, width, color=FAINT, zorder=1)
-        axes.plot(features + by, row, "o", color=color, markersize=5, zorder=3)
-    axes.plot([], [], "o", color=INK, label="end of training (blue upstream, orange downstream)")
-    axes.bar([1], [0], color=FAINT, label="solution of least norm")
+        label = f"end from delta = {balance:.2g}" if named else ""
+        axes.plot(features + by, row, "o", color=color, markersize=5, zorder=3, label=label)
+    if not named:
+        axes.plot([], [], "o", color=INK, label="end of training (blue upstream, orange downstream)")
+    axes.bar([0], [0], color=FAINT, label="solution of least norm")
     axes.axhline(0.0, color=COMPARISON, linewidth=0.8, zorder=2)
-    if len(features) <= _MOST_NAMED:
-        axes.set_xticks(features)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="input feature", ylabel="coefficient")
-    axes.legend(frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    axes.legend(frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     return axes
