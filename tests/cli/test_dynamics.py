@@ -82,6 +82,7 @@ def test_numbers_on_standard_output_are_all_there_is_on_it(featlearn) -> None:
 WRONG = {
     "unknown exponent": (["--mine", "rate=1"], "'rate', but expected some of g, eta_u"),
     "exponent twice": (["--mine", "g=1,g=2"], "'g' twice"),
+    "two points": (["--mine", "g=1", "--mine", "g=2"], "--mine 2 times, but expected it once"),
     "no exponent": (["--mine", "g"], "name=number"),
     "not a number": (["--mine", "g=big"], "'g=big'"),
     "not finite": (["--mine", "g=inf"], "'g=inf'"),

@@ -39,11 +39,11 @@ def phase_diagram(
     ] = None,
     target: Annotated[float | None, Option(metavar="F", help="Slope to be learned there, not 0; by default 1.")] = None,
     mine: Annotated[
-        str | None,
+        list[str] | None,
         Option(
             metavar="NAME=EXPONENT,...",
             help="A point of your own: g, eta_u, eta_w, var_u, var_w (0 where left out), u being the output layer; or "
-            "gamma and gamma_prime.",
+            "gamma and gamma_prime. Once.",
         ),
     ] = None,
     html: Annotated[

@@ -79,7 +79,7 @@ def run_phase_diagram(
     plane: str,
     width: int | None,
     target: float | None,
-    mine: str | None,
+    mine: Sequence[str] | None,
     *,
     html: Path | None,
     png: Path | None,
@@ -90,7 +90,9 @@ def run_phase_diagram(
 
     files = Files(html, png, json)
     files.check()
-    point = None if mine is None else parse_exponents(mine)
+    if mine and len(mine) > 1:
+        raise typer.BadParameter(f"Got --mine {len(mine)} times, but expected it once: the map has one point of yours.")
+    point = parse_exponents(mine[0]) if mine else None
     try:
         diagram = phase_diagram(
             cast(Literal["exponents", "initialisation"], plane), width=width, target=target, mine=point
