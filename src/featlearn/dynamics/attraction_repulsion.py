@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .._arrays import as_tensor
 from ..exceptions import DataError, ModelError
 from .condensation import condensation
+from .short_repr import short_repr
 from .solvable import Agreement, worst_of
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ _RCOND = 3e-5  # of the singular values, so 1e-9 of the Gram matrix: trained uni
 _RAY = 0.999  # cosine above which neurons count as one
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class LayerForces:
     """The two parts of the gradient of the norm of the weights in the pre-activations of one hidden layer.
@@ -60,6 +62,7 @@ class LayerForces:
     resolved: bool
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class Forces:
     """Attraction and repulsion of every hidden layer, from the input on.

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from .._arrays import as_tensor
 from ..exceptions import DataError
+from .short_repr import short_repr
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +22,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class Condensation:
     """Neurons of a layer, grouped by the line on which their input weights lie.

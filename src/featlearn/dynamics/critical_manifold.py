@@ -14,6 +14,7 @@ from numpy.polynomial import Polynomial
 from numpy.typing import NDArray
 
 from ..exceptions import ConvergenceWarning
+from .short_repr import short_repr
 
 __all__ = ["CriticalManifold", "Fate"]
 
@@ -47,6 +48,7 @@ class Fate:
     jumps: int
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class CriticalManifold:
     r"""Curve ``a = A(R)`` on which the alignment rests, and the slow drift ``G(R)`` of a along it.

@@ -67,11 +67,11 @@ class Diagnosis:
 
     regime: str | None
     kind: str | None
-    evidence: Mapping[str, Evidence]
-    mechanisms: LayerMechanisms | None
+    evidence: Mapping[str, Evidence] = field(repr=False)
+    mechanisms: LayerMechanisms | None = field(repr=False)
     flags: tuple[str, ...]
     advice: str
-    history: tuple[Mapping[str, float], ...] = ()
+    history: tuple[Mapping[str, float], ...] = field(default=(), repr=False)
     n_samples: int = 0
 
     @property

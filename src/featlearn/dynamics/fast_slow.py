@@ -14,6 +14,7 @@ from .critical_manifold import CriticalManifold, Fate
 from .fast_slow_network import train_neurons
 from .fast_slow_results import UnlearningLaw, Verdict
 from .integration import integrate
+from .short_repr import short_repr
 from .solvable import Agreement, Trajectory, agreement, as_floats, as_times, broadcast
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ Floats = NDArray[np.float64]
 _FINEST = 1e-15  # relative width of an interval that halving does not leave as it is
 
 
+@short_repr
 @dataclass(frozen=True, eq=False, init=False)
 class FastSlow:
     r"""Infinitely wide network on a single-index task: alignment R moves fast, the second layer a slowly.

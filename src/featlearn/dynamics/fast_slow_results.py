@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .short_repr import short_repr
 from .solvable import Trajectory, as_floats, as_times
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ __all__ = ["UnlearningLaw", "Verdict"]
 Floats = NDArray[np.float64]
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class Verdict:
     """What the flow comes to in the end, in the limit of a fast alignment; arrays of the batch's shape.
@@ -49,6 +51,7 @@ class Verdict:
         return {"kind": "Verdict", "schema": 1, **arrays}
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class UnlearningLaw:
     r"""How alignment fades where it does: the second layer grows like a root of time, and takes its place.

@@ -14,6 +14,7 @@ from ..exceptions import ConvergenceWarning, DataError
 from .functional_dual import MOST_SOBOL_DIMENSIONS, Dual, grid_rules, sobol_rules
 from .functional_mean_field_results import FunctionalOptimum, ParticleRun
 from .hermite import Activation, Function, activation_named
+from .short_repr import short_repr
 from .solvable import Agreement, Trajectory, agreement, as_floats
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ _LARGEST_ERROR = 5e-3
 _SOLVERS = ("newton", "coordinate_ascent")
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class FunctionalMeanField:
     r"""Infinitely many neurons, each of them a function, fitted to functional data.

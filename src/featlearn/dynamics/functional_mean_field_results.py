@@ -12,6 +12,7 @@ from scipy.interpolate import CubicSpline
 
 from ..exceptions import DataError
 from .functional_dual import normal_grid
+from .short_repr import short_repr
 from .solvable import Trajectory, as_floats
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _NODES, _KNOTS = 40, 2000
 _DRAWN = 30
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class FunctionalOptimum:
     """The optimal distribution of neurons, as weights of points in the space of their scores.

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..exceptions import DataError
 from .integration import integrate
+from .short_repr import short_repr
 from .solvable import Agreement, Trajectory, agreement, as_floats, as_times, broadcast
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _LARGEST_SUM = 1e150  # of products of weights, whose squares are numbers
 _ROUNDING = 1e-12
 
 
+@short_repr
 @dataclass(frozen=True, eq=False, init=False)
 class Hyperbola:
     r"""A two-layer linear block that fits one direction: output F and kernel Theta in closed form.

@@ -13,6 +13,7 @@ from scipy.integrate import solve_ivp
 
 from ..exceptions import ConvergenceWarning, DataError, RegimeWarning
 from .integration import integrate
+from .short_repr import short_repr
 from .solvable import Agreement, Trajectory, agreement, as_floats, broadcast
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ _LONGEST = 1e4  # wait for a sign, over the slowest time scale of the end
 _DECAY = 40.0  # units of the slowest time scale after which the flow has converged
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class ImplicitBias:
     r"""Where gradient flow of ``f(x) = a w.x`` ends.

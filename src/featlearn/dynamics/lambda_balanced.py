@@ -14,6 +14,7 @@ from .aligned import aligned_modes
 from .hyperbola import Hyperbola
 from .integration import integrate
 from .riccati import march
+from .short_repr import short_repr
 from .solvable import Agreement, Trajectory, agreement, as_floats, as_times
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ _PRECISE = {"rtol": 1e-12, "atol": 1e-13}  # ten times finer than usual: the clo
 _ROUNDING = 1e-14  # of a balance, relative to the squared weights it is a difference of
 
 
+@short_repr
 @dataclass(frozen=True, eq=False, init=False)
 class LambdaBalanced:
     r"""``f(x) = W2 W1 x`` on whitened inputs with balanced layers, solved for whole matrices.

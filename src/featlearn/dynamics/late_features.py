@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..exceptions import ConvergenceWarning, DataError
 from .absolute_kernel import NO_DIRECTION, AbsoluteKernel, polar
+from .short_repr import short_repr
 from .solvable import Agreement, Trajectory, agreement, as_floats, as_times
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ _PROBES = 4000
 _SETTLED = 1e-3
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class LateOptimum:
     """The optimum under weight decay: all mass on the teacher's lines.
@@ -63,6 +65,7 @@ class LateOptimum:
         return pd.DataFrame(rest | columns)
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class LateFeatures:
     r"""``f(x) = sum_i a_i (|w_i.x| - its mean)`` learns a teacher of the same form under weight decay.

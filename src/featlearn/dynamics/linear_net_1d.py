@@ -15,6 +15,7 @@ from .hyperbola import Hyperbola
 from .integration import integrate
 from .mechanisms import Mechanisms, log_ratio, safe_cosine
 from .parametrisations import Parametrisation, as_parametrisation
+from .short_repr import short_repr
 from .solvable import Agreement, Trajectory, agreement, as_floats, as_times, broadcast
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = ["LinearNet1D"]
 Floats = NDArray[np.float64]
 
 
+@short_repr
 @dataclass(frozen=True, eq=False, init=False)
 class LinearNet1D:
     r"""``f(x) = g sum_i u_i w_i x`` under gradient flow of ``(1/2) E (f(x) - y)^2``, in closed form.

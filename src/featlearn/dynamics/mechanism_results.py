@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..exceptions import UnmeasurableError
 from .mechanisms import GREW, NEITHER, TURNED, words_for
+from .short_repr import short_repr
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +23,7 @@ __all__ = ["LayerMechanisms", "PairMechanisms"]
 Floats = NDArray[np.float64]
 
 
+@short_repr
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PairMechanisms:
     r"""Two consecutive layers over the recorded steps. Changes are from the first step to the last.
@@ -110,6 +112,7 @@ class PairMechanisms:
         }
 
 
+@short_repr
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LayerMechanisms:
     """Mechanisms of every pair.

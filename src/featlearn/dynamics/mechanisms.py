@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .short_repr import short_repr
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -44,6 +46,7 @@ def words_for(labels: Sequence[str]) -> str:
     return ", ".join(f"below the thresholds ({label})" if label == NEITHER else label for label in labels)
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class Mechanisms:
     r"""How the product of two layers changed; arrays of one shape.

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..exceptions import DataError, RegimeWarning
 from .hermite import ACTIVATIONS, Activation, Function, HermiteNumbers, activation_named, hermite_numbers, smoothed_fit
 from .one_step_draws import OneStepDraws, check_sizes, draw_risks
+from .short_repr import short_repr
 from .solvable import Agreement, as_floats, broadcast, statistical_agreement
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ _NUMBERS = ("psi1", "psi2", "ridge", "noise", "eta")
 _MOST_ITERATIONS = 100  # of a safeguarded Newton method, which takes about seven
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class OneStepTheory:
     """Risks of ridge regression on the features of a two-layer network, ``E (f - f*)^2`` on fresh inputs.
@@ -75,6 +77,7 @@ class OneStepTheory:
         return str(self.frame().to_html(float_format=lambda value: format(value, ".4g")))
 
 
+@short_repr
 @dataclass(frozen=True, eq=False, init=False)
 class OneStepCK:
     r"""What one gradient step on the first layer buys for ridge regression on its features.

@@ -12,6 +12,7 @@ from scipy.linalg import cho_factor, cho_solve
 
 from ..exceptions import DataError
 from .hermite import Activation, Function
+from .short_repr import short_repr
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +34,7 @@ class RiskSummary:
     gain_error: float
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class OneStepDraws:
     """Risks of independent draws, before and after the step on the same data.

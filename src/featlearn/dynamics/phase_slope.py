@@ -13,6 +13,7 @@ from scipy.integrate import RK45
 from scipy.optimize import brentq
 
 from ..exceptions import ConvergenceWarning, DataError, RegimeWarning
+from .short_repr import short_repr
 from .solvable import Agreement, as_floats, as_widths, broadcast, worst_of
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ def _plane(gam: ArrayLike, gamp: ArrayLike) -> tuple[Floats, Floats]:
     return np.where(np.abs(over - gamp) < _ROUNDING, gamp, over), gamp
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class PhaseSlope:
     """How far the weights and the kernel of ReLU networks moved until they fitted, width by width.

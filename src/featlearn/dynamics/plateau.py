@@ -13,6 +13,7 @@ from scipy.optimize import minimize
 
 from ..exceptions import ConvergenceWarning, DataError
 from .condensation import condensation
+from .short_repr import short_repr
 from .solvable import Agreement, as_floats, as_widths, worst_of
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _SAME = 1e-6  # relative difference up to which two losses are one optimum
 _MAX_ITER = 20_000
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class Plateau:
     """Best regularised loss of each width.

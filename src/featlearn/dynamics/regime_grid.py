@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..exceptions import ConvergenceWarning, DataError
 from .relu_students import MEASURES, Students, TeacherStudent
+from .short_repr import short_repr
 from .solvable import Agreement, as_floats, worst_of
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ _RECORDS = 25
 _MOST_NUMBERS = 2**24
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class RegimeGrid:
     """What moved while ReLU students learned, over the scale and the balance of their start.

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..exceptions import DataError
 from .integration import integrate
+from .short_repr import short_repr
 from .solvable import Agreement, Trajectory, agreement, as_floats, as_times, broadcast
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _STIFF = 1e4  # fastest rate times the length of the run
 _PRECISE = {"rtol": 1e-12, "atol": 1e-13}  # ten times finer than usual: the closed form is closer than that
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class SingleNeuron:
     r"""``f(x) = a w.x`` on whitened inputs, in closed form at any scale and any balance of the two layers.

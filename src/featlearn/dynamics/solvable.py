@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..exceptions import DataError
+from .short_repr import short_repr
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +33,7 @@ __all__ = [
 Floats = NDArray[np.float64]
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class Trajectory:
     """Quantities over time; each is an attribute too.
@@ -77,6 +79,7 @@ class Trajectory:
         return {"kind": "Trajectory", "schema": 1, "t": self.t.tolist(), "values": values, "units": self.units}
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class Agreement:
     """How far a closed form and its independent simulation are apart; ``float(agreement)`` is ``worst``.
