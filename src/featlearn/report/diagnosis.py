@@ -44,6 +44,7 @@ def write_diagnosis_report(told: Mapping[str, Any], path: str | PathLike[str], *
     if missing:
         raise DataError(f"Got a diagnosis without {', '.join(missing)}, but expected all of {', '.join(PARTS)}.")
     measured = {key: entry for key, entry in told["evidence"].items() if not math.isnan(number(entry["value"]))}
+    mechanisms = told["mechanisms"]
     page = {
         "title": title or "Lazy or rich: diagnosis of a run",
         "verdict": ", ".join(word for word in (told["regime"] or "regime unknown", told["run_kind"]) if word),
@@ -55,7 +56,7 @@ def write_diagnosis_report(told: Mapping[str, Any], path: str | PathLike[str], *
             for key, entry in told["evidence"].items()
             if key not in measured and entry["reason"]
         },
-        "mechanisms": None if told["mechanisms"] is None else _mechanism_table(told["mechanisms"]["pairs"]),
+        "mechanisms": None if mechanisms is None else _mechanism_table(mechanisms["pairs"], mechanisms["thresholds"]),
     }
     atomic_write(path, environment().get_template("diagnosis.html").render(page))
 
@@ -80,7 +81,7 @@ def _part_table(key: str, entry: Mapping[str, Any]) -> Table:
     return Table(_words(key).capitalize(), columns, rows)
 
 
-def _mechanism_table(pairs: Sequence[Mapping[str, Any]]) -> Table:
+def _mechanism_table(pairs: Sequence[Mapping[str, Any]], most: Mapping[str, float]) -> Table:
     columns = [
         Column("width", "Hidden units or channels between the two layers.", lambda x: count(x["width"])),
         Column("score", "Of the alignment of the layers; zero: as before.", lambda x: fixed(x["score"], 2)),
@@ -94,7 +95,11 @@ def _mechanism_table(pairs: Sequence[Mapping[str, Any]]) -> Table:
         ),
         Column("rescaling", "Log growth of their norms.", lambda x: fixed(x["rescaling"], 2)),
         Column("total", "Log growth of the norm of the product of the two, the sum.", lambda x: fixed(x["total"], 2)),
-        Column("mechanism", "By the conventions of featlearn.", lambda x: escape(", ".join(x["labels"]) or "–")),
+        Column(
+            "mechanism",
+            f"Conventions: score beyond ±{most['score']:.2f}, rescaling beyond ±{most['rescaling']:.2f}.",
+            lambda x: escape(x["summary"] or "–"),
+        ),
         Column("flags", "What weakens these numbers.", lambda x: _text("; ".join(x["flags"]))),
     ]
     if not any(pair["flags"] for pair in pairs):
