@@ -30,7 +30,7 @@ def march(Q: Floats, rates: Floats, t: Floats) -> Floats:
         Q \leftarrow \mathrm{diag}(e^{l D}) \, Q \, L^{-\top}
 
     is exact for a step of any length D. Sub-steps are short enough that nothing overflows or cancels, and end when
-    they change nothing.
+    they change nothing; all times within one are reached from its start at once.
 
     Parameters
     ----------
@@ -49,34 +49,34 @@ def march(Q: Floats, rates: Floats, t: Floats) -> Floats:
     Warns
     -----
     ConvergenceWarning
-        After 100 000 sub-steps between two times; what was reached is returned.
+        After 100 000 sub-steps; what was reached is returned.
     """
     times, place = np.unique(t, return_inverse=True)
-    now, states = 0.0, []
-    for time in times:
-        Q = _advance(Q, rates, float(time - now) if time > now else 0.0)
-        states.append(Q)
-        now = time
-    return np.stack(states, axis=-3)[..., place, :, :]
-
-
-def _advance(Q: Floats, rates: Floats, gap: float) -> Floats:
+    states = np.empty((*Q.shape[:-2], len(times), *Q.shape[-2:]))
     flat = np.abs(rates) <= _FLAT * np.abs(rates).max(axis=-1, keepdims=True)
-    if flat.all():
-        return _rest(Q, flat, gap)
+    now, done = 0.0, 0  # times[:done] have their states
+    settled = bool(flat.all())
     for _ in range(_MOST):
-        if gap == 0:
-            return Q
+        if settled:
+            states[..., done:, :, :] = _rest(Q, flat, times[done:] - now)
+            break
         length = _reach(Q, rates, flat)
-        if math.isfinite(gap):  # all problems of a batch go together; to infinity, each in steps of its own length
-            length = np.full_like(length, min(gap, float(length.min())))
-            gap -= float(length.flat[0])
+        if math.isfinite(times[done]):  # all problems of a batch go together; to infinity, each in its own steps
+            step = float(length.min())
+            reached = int(np.searchsorted(times, now + step, side="right"))
+            gaps = (times[done:reached] - now)[:, np.newaxis]
+            states[..., done:reached, :, :] = _step(Q[..., np.newaxis, :, :], rates[..., np.newaxis, :], gaps)
+            done = reached
+            if done == len(times):
+                break
+            length, now = np.full_like(length, step), now + step
         before, Q = Q, _step(Q, rates, length)
-        if _settled(before, Q, rates, flat):
-            return _rest(Q, flat, gap)
-    message = f"{_MOST} sub-steps did not reach a state that stays; what was reached is returned."
-    warnings.warn(message, ConvergenceWarning, stacklevel=4)
-    return Q
+        settled = _settled(before, Q, rates, flat)
+    else:
+        message = f"{_MOST} sub-steps did not reach a state that stays; what was reached is returned."
+        warnings.warn(message, ConvergenceWarning, stacklevel=3)
+        states[..., done:, :, :] = Q[..., np.newaxis, :, :]
+    return states[..., place, :, :]
 
 
 def _step(Q: Floats, rates: Floats, length: Floats) -> Floats:
@@ -122,10 +122,12 @@ def _settled(before: Floats, after: Floats, rates: Floats, flat: Flags) -> bool:
     return not (moved.any() or joined.any())
 
 
-def _rest(Q: Floats, flat: Flags, gap: float) -> Floats:
+def _rest(Q: Floats, flat: Flags, gaps: Floats) -> Floats:
     """Rows of rate zero, alone from here on, decay as a power of time: one step of any length is exact."""
+    Q, flat = Q[..., np.newaxis, :, :], flat[..., np.newaxis, :, np.newaxis]
     if not flat.any():
         return Q
-    left, values, right = np.linalg.svd(np.where(flat[..., np.newaxis], Q, 0.0), full_matrices=False)
-    values = values / np.hypot(1.0, math.sqrt(gap) * values) if math.isfinite(gap) else np.zeros_like(values)
-    return np.where(flat[..., np.newaxis], (left * values[..., np.newaxis, :]) @ right, Q)
+    left, values, right = np.linalg.svd(np.where(flat, Q, 0.0), full_matrices=False)
+    root = np.sqrt(gaps)[:, np.newaxis]
+    values = np.where(np.isinf(root), 0.0, values / np.hypot(1.0, np.where(np.isinf(root), 0.0, root) * values))
+    return np.where(flat, (left * values[..., np.newaxis, :]) @ right, Q)
