@@ -160,9 +160,9 @@ plt.show()
 # %%
 # What the change was made of
 # ---------------------------
-# The three terms for all pairs, stacked; the diamond is their sum, with the standard deviation over seeds. The labels
-# are conventions of this library: alignment and disalignment by a score of the angle above chance, rescaling from a
-# factor of 1.25 on.
+# The three terms for all pairs, stacked; the diamond is their sum, and hides the standard deviation over seeds (at most
+# .05). The labels are conventions of this library: alignment and disalignment by a score of the angle above chance,
+# rescaling from a factor of 1.25 on.
 
 TERMS = (("rotation", BLUE), ("concentration", GREY), ("rescaling", ORANGE))
 figure, axes = plt.subplots(2, 4, figsize=(13, 7), layout="constrained", sharey="row", sharex=True)
@@ -236,3 +236,21 @@ print(diagnosis.verdict)
 print(*diagnosis.flags, diagnosis.advice, sep="\n")
 diagnosis.plot()
 plt.show()
+
+# %%
+# What was found
+# --------------
+# - **Start and scale decide.** All runs end at a tenth of the loss. From He's initialisation every pair is kernel-like
+#   in every seed: means of up to .01 on true and .08 on random labels, with a kernel distance below .01. The lazy runs
+#   change less by an order of magnitude and more. From three tenths of the weights all pairs change by .37 and more,
+#   and the kernel distance is .1 to .3.
+# - **Convolutions grow.** The products of their norms multiply by 1.8 to 3 on true labels, which is two thirds to four
+#   fifths of the change. c/cmax is about .86 or more from the start and rises by a little; the rest is the spectra.
+# - **In the MLP the last layers turn as well.** Between the last hidden layer and the readout c/cmax rises from .55 to
+#   .83: alignment. The other pairs grow (.19), turn (.09 to .14) and concentrate (.09), all below the thresholds: on
+#   true labels they are called kernel-like, although the network learns features. Read the terms beside the labels.
+# - **Turning comes first.** In that last pair c/cmax levels off while the norms still grow; on random labels before half
+#   of the loss is gone.
+# - **Random labels take more of it.** Every pair changes 1.4 to 2.1 times as much as on true ones. The mechanisms say
+#   how weights moved. Whether what they learned is of use is another question: see the first part of this gallery.
+# - **Seeds agree.** The score's standard deviation over three seeds is at most .06.
