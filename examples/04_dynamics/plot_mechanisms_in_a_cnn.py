@@ -249,7 +249,7 @@ plt.show()
 # - **In the MLP the last layers turn as well.** Between the last hidden layer and the readout c/cmax rises from .55 to
 #   .83: alignment. The other pairs grow (.19), turn (.09 to .14) and concentrate (.09), all below the thresholds: on
 #   true labels they are called kernel-like, although the network learns features. Read the terms beside the labels.
-# - **Turning comes first.** In that last pair c/cmax levels off while the norms still grow; on random labels before half
+# - **Turning comes first.** In that last pair c/cmax levels off while norms still grow; on random labels before half
 #   of the loss is gone.
 # - **Random labels take more of it.** Every pair changes 1.4 to 2.1 times as much as on true ones. The mechanisms say
 #   how weights moved. Whether what they learned is of use is another question: see the first part of this gallery.
