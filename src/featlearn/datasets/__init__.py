@@ -1,4 +1,4 @@
-"""Data to try things on: images (some come with featlearn), pretrained networks, arithmetic, signals in noise."""
+"""Data to try things on: images, pretrained networks, arithmetic, signals in noise, spurious correlation."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from .image_data import ImageData
 from .images import load_cifar10_jpeg, load_fashion_mnist, load_mnist
 from .local_signals import LocalSignals, digits_in_noise, informative_rows, stars_in_noise
 from .modular import ModularData, modular_arithmetic
+from .spurious_dataset import Split, SpuriousDataset
+from .spurious_gaussian import LinearRule, SpuriousGaussian
+from .tabular import make_spurious_tabular
 
 __all__ = [
     "load_fashion_mnist",
@@ -23,4 +26,9 @@ __all__ = [
     "digits_in_noise",
     "informative_rows",
     "LocalSignals",
+    "make_spurious_tabular",
+    "SpuriousDataset",
+    "Split",
+    "SpuriousGaussian",
+    "LinearRule",
 ]
