@@ -1,0 +1,352 @@
+r"""Did the network learn the feature? Decodability of the core and the spurious attribute, against two controls.
+
+One protocol for both attributes: a linear head on frozen features, fitted on rows balanced over the groups (y, s), and
+scored by the accuracy of its worst group. Features that were never trained decode much already, so each value stands
+beside that of the raw input and of an untrained network.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.utils.validation import has_fit_parameter
+
+from ..exceptions import DataError, FeatlearnWarning
+from .groups import GroupLabels, balance_groups, common_groups, label_column
+from .probe_results import CONTROLS, FeatureProbe, ProbePoint
+
+__all__ = ["Prober", "Source", "feature_probe"]
+
+CONFIDENCE = 0.95
+N_BOOT = 1000
+
+
+def feature_probe(
+    features: Mapping[str, Any],
+    y: Any,
+    s: Any,
+    test_features: Mapping[str, Any],
+    test_y: Any,
+    test_s: Any,
+    *,
+    probe: Any = None,
+    n_refits: int = 5,
+    baselines: bool = True,
+    random_state: int = 0,
+    verbose: int = 0,
+) -> FeatureProbe:
+    r"""How well features tell the core label y and the spurious attribute s, beside what was there before training.
+
+    .. math:: \mathrm{core} = \min_{g = (y, s)} \mathrm{acc}_g(\hat y), \qquad
+              \mathrm{spurious} = \min_{g = (y, s)} \mathrm{acc}_g(\hat s), \qquad
+              \mathrm{excess} = \mathrm{core} - \max(\mathrm{core}_{\mathrm{pixels}}, \mathrm{core}_{\mathrm{init}})
+
+    Parameters
+    ----------
+    features : mapping of str to array or Tensor of shape (n, d)
+        By layer ("conv2") or epoch ("epoch 3"), in the order in which they are to be joined; and the controls "pixels"
+        (the raw input, flattened) and "init" (the same layer of an untrained network).
+    y, s : array of shape (n,)
+        Core label and spurious attribute of the rows that fit the probes: rows that did not train the network, with at
+        least some of every group (y, s).
+    test_features : mapping of str to array or Tensor of shape (m, d)
+        The same of other rows, with the same keys.
+    test_y, test_s : array of shape (m,)
+        Their labels.
+    probe : classifier, optional
+        Any of scikit-learn's. One whose ``fit`` takes ``groups`` is given the pair (y, s); any other is fitted on rows
+        balanced by :func:`~featlearn.robust.groups.balance_groups`. By default ``DFRClassifier(n_refits=n_refits)``.
+    n_refits : int, default 5
+        Balanced samples that the default probe averages; without effect on another.
+    baselines : bool, default True
+        Demand the two controls.
+    random_state : int, default 0
+        Of the default probe, the balancing and the bootstrap.
+    verbose : int, default 0
+        Show a progress bar if positive.
+
+    Returns
+    -------
+    FeatureProbe
+
+    Raises
+    ------
+    DataError
+        Missing controls, other keys or widths among the test features, rows that do not match, values that are not
+        finite, one class or attribute only, or a group without rows to fit on.
+
+    Warns
+    -----
+    FeatlearnWarning
+        Groups without test rows, by name.
+
+    Notes
+    -----
+    Costs two fits of the probe a set of features. Intervals are percentile intervals of 1000 bootstrap samples, rows
+    resampled within each group, the same for all features: that of the excess is paired. The pair of decodabilities is
+    the published evaluation; controls, their excess and its interval are this library's own.
+
+    References
+    ----------
+    Izmailov, Kirichenko, Gruver and Wilson, "On feature learning in the presence of spurious correlations",
+    arXiv 2210.11369.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> rng = np.random.default_rng(0)
+    >>> y, s = rng.integers(2, size=(2, 400))
+    >>> pixels = np.column_stack([y, s]) + rng.normal(size=(400, 2))
+    >>> learned = np.column_stack([y, s]) + rng.normal(size=(400, 2)) * [0.2, 1.0]
+    >>> sets = {"pixels": pixels, "init": pixels[:, ::-1], "epoch 3": learned}
+    >>> first, second = ({name: X[rows] for name, X in sets.items()} for rows in (slice(200), slice(200, None)))
+    >>> result = feature_probe(first, y[:200], s[:200], second, y[200:], s[200:], probe=LogisticRegression())
+    >>> bool(result.table.loc["epoch 3", "excess_core"] > 0.2)
+    True
+    """
+    names = _check_names(features, test_features, baselines)
+    prober = Prober(y, s, test_y, test_s, probe=probe, n_refits=n_refits, random_state=random_state)
+    arrays = {name: prober.checked(name, features[name], test_features[name]) for name in names}
+    controls = tuple(name for name in names if name in CONTROLS) if baselines else ()
+    for name in _shown(names, verbose):
+        is_control = name in controls
+        source = Source(name, control=name if is_control else None, against=() if is_control else controls)
+        prober.add(source, *arrays[name])
+    return prober.result()
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a set of features comes from, and which controls it is held against."""
+
+    name: str
+    control: str | None = None
+    layer: str | None = None
+    checkpoint: str | None = None
+    pool: str | None = None
+    against: tuple[str, ...] = ()
+
+
+class Prober:
+    """Probes sets of features one after the other, on the same rows and by one protocol; none of them is kept.
+
+    Parameters
+    ----------
+    y, s, test_y, test_s, probe, n_refits, random_state
+        As for :func:`feature_probe`.
+    """
+
+    def __init__(
+        self, y: Any, s: Any, test_y: Any, test_s: Any, *, probe: Any, n_refits: int, random_state: int
+    ) -> None:
+        self.y, self.s = label_column(y, "y"), label_column(s, "s")
+        self.test_y, self.test_s = label_column(test_y, "test_y"), label_column(test_s, "test_s")
+        pairs = [(self.y, self.s), (self.test_y, self.test_s)]
+        groups, self.groups = common_groups(pairs, [len(self.y), len(self.test_y)])
+        self.n_values = [len(levels) for levels in groups.levels.values()]
+        self.n_per_group = int(groups.counts.min())
+        self.random_state = random_state
+        self.probe = _default_probe(n_refits, random_state) if probe is None else probe
+        _check_groups(groups, self.groups)
+        # Drawn once: all features and both attributes are probed on the same rows.
+        takes_groups = has_fit_parameter(self.probe, "groups")
+        self.rows = None if takes_groups else balance_groups(pairs[0], random_state=random_state)
+        self.selection = "none"
+        self._sources: list[tuple[Source, int]] = []
+        self._correct: list[tuple[NDArray[np.bool_], NDArray[np.bool_]]] = []
+
+    def checked(self, name: str, Z: Any, Z_test: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Both sets of rows as arrays.
+
+        Raises
+        ------
+        DataError
+            Another number of rows, of axes, or of columns in the two; values that are not finite.
+        """
+        arrays = [_matrix(name, Z, len(self.y)), _matrix(f"test {name}", Z_test, len(self.test_y))]
+        widths = [array.shape[1] for array in arrays]
+        if widths[0] != widths[1]:
+            raise DataError(f"Got {widths[0]} features {name!r} to fit and {widths[1]} to test, but expected the same.")
+        return arrays[0], arrays[1]
+
+    def has_rows(self, y: Any, s: Any, test_y: Any, test_s: Any) -> bool:
+        """Whether these are the labels of the rows that are probed."""
+        own = (self.y, self.s, self.test_y, self.test_s)
+        return all(
+            np.array_equal(mine, label_column(other, "y"))
+            for mine, other in zip(own, (y, s, test_y, test_s), strict=True)
+        )
+
+    def add(self, source: Source, Z: NDArray[Any], Z_test: NDArray[Any]) -> None:
+        """Probe one set of features for y and for s."""
+        core = self._predicted(Z, self.y, Z_test) == self.test_y
+        spurious = self._predicted(Z, self.s, Z_test) == self.test_s
+        self._sources.append((source, Z.shape[1]))
+        self._correct.append((core, spurious))
+
+    def result(self) -> FeatureProbe:
+        """All that was added, with intervals."""
+        core, spurious = (np.column_stack(columns) for columns in zip(*self._correct, strict=True))
+        rng = np.random.default_rng(self.random_state)
+        draws = [_worst_draws(correct, self.groups, rng) for correct in (core, spurious)]
+        points = [
+            _point(
+                source, d, (core[:, place], spurious[:, place]), (draws[0][:, place], draws[1][:, place]), self.groups
+            )
+            for place, (source, d) in enumerate(self._sources)
+        ]
+        places = {source.name: place for place, (source, _) in enumerate(self._sources)}
+        for place, (source, _) in enumerate(self._sources):
+            against = [places[name] for name in source.against]
+            if against:
+                better = max(points[control].core_wga for control in against)
+                low, high = _ends(draws[0][:, place] - draws[0][:, against].max(axis=1))
+                points[place] = replace(
+                    points[place], excess_core=points[place].core_wga - better, excess_low=low, excess_high=high
+                )
+        return FeatureProbe(
+            points=tuple(points),
+            groups=dict(zip(self.groups.names, self.groups.counts.tolist(), strict=True)),
+            n_train=len(self.y),
+            n_per_group=self.n_per_group,
+            n_test=len(self.test_y),
+            n_classes=self.n_values[0],
+            n_attributes=self.n_values[1],
+            confidence=CONFIDENCE,
+            probe=" ".join(str(self.probe).split()),
+            information=f"group labels (y, s) on {len(self.y)} rows",
+            selection=self.selection,
+            random_state=self.random_state,
+        )
+
+    def _predicted(self, Z: NDArray[Any], target: NDArray[Any], Z_test: NDArray[Any]) -> NDArray[Any]:
+        probe = clone(self.probe)
+        if self.rows is None:
+            probe.fit(Z, target, groups=(self.y, self.s))
+        else:
+            probe.fit(Z[self.rows], target[self.rows])
+        self.selection = getattr(probe, "selection_", self.selection)
+        return np.asarray(probe.predict(Z_test))
+
+
+def _default_probe(n_refits: int, random_state: int) -> Any:
+    from .dfr import DFRClassifier
+
+    return DFRClassifier(n_refits=n_refits, random_state=random_state)
+
+
+def _check_names(features: Mapping[str, Any], test_features: Mapping[str, Any], baselines: bool) -> list[str]:
+    for name, given in (("features", features), ("test_features", test_features)):
+        if not isinstance(given, Mapping):
+            raise DataError(f"Got {name} of type {type(given).__name__}, but expected a dict of arrays by name.")
+    if set(features) != set(test_features):
+        raise DataError(
+            f"Got features {', '.join(features)} to fit and {', '.join(test_features)} to test, but expected the same."
+        )
+    missing = [name for name in CONTROLS if name not in features]
+    if baselines and missing:
+        raise DataError(
+            f"Got no features {' and '.join(map(repr, missing))}, but expected the raw input as 'pixels' and an "
+            "untrained network's as 'init': without them decodability shows no learning. Add them (extract_features "
+            "with layer='input', and of untrained_copy(model)), or pass baselines=False."
+        )
+    if not [name for name in features if not (baselines and name in CONTROLS)]:
+        raise DataError("Got no features besides the controls, but expected at least one layer or epoch.")
+    return sorted(features, key=lambda name: name not in CONTROLS) if baselines else list(features)
+
+
+def _check_groups(groups: GroupLabels, test: GroupLabels) -> None:
+    for name, levels in groups.levels.items():
+        if len(levels) < 2:
+            raise DataError(f"Got one value of {name}, {levels[0]!r}, but expected at least two to tell apart.")
+    if groups.empty:
+        raise DataError(
+            f"Got no rows to fit on in {'; '.join(groups.empty)} ({groups.table()}). A probe needs every group: add "
+            "held-out rows of these."
+        )
+    if test.empty:
+        warnings.warn(
+            f"No test rows in {'; '.join(test.empty)}: the worst group is among the others.",
+            FeatlearnWarning,
+            stacklevel=4,
+        )
+
+
+def _matrix(name: str, rows: Any, n: int) -> NDArray[Any]:
+    array = np.asarray(rows.detach().cpu() if hasattr(rows, "detach") else rows)
+    if array.ndim != 2 or len(array) != n or not array.shape[1] or array.dtype.kind not in "fiub":
+        raise DataError(
+            f"Got features {name!r} of shape {array.shape} and type {array.dtype}, but expected numbers of shape "
+            f"({n}, d), a row for every label."
+        )
+    if not np.isfinite(array).all():
+        raise DataError(f"Got features {name!r} with NaN or infinity. Check the network, or leave this one out.")
+    return array
+
+
+def _accuracies(correct: NDArray[np.bool_], groups: GroupLabels) -> NDArray[np.float64]:
+    hits = np.bincount(np.asarray(groups.codes)[correct], minlength=len(groups))
+    return np.divide(hits, groups.counts, out=np.full(len(groups), np.nan), where=groups.counts > 0)
+
+
+def _worst_draws(correct: NDArray[np.bool_], groups: GroupLabels, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Worst-group accuracies of all features in bootstrap samples, (n_boot, features): the same rows for all of them.
+
+    A resampled group is a multinomial draw of its distinct patterns of right and wrong.
+    """
+    worst = np.full((N_BOOT, correct.shape[1]), np.inf)
+    for group in np.flatnonzero(groups.counts):
+        patterns, sizes = np.unique(correct[groups.codes == group], axis=0, return_counts=True)
+        n = sizes.sum()
+        np.minimum(worst, rng.multinomial(n, sizes / n, size=N_BOOT) @ patterns / n, out=worst)
+    return worst
+
+
+def _ends(draws: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def _point(
+    source: Source,
+    d: int,
+    correct: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+    draws: tuple[NDArray[np.float64], NDArray[np.float64]],
+    groups: GroupLabels,
+) -> ProbePoint:
+    accuracies = [_accuracies(hits, groups) for hits in correct]
+    ends = [_ends(sample) for sample in draws]
+    return ProbePoint(
+        name=source.name,
+        control=source.control,
+        layer=source.layer,
+        checkpoint=source.checkpoint,
+        pool=source.pool,
+        d=d,
+        core_wga=float(np.nanmin(accuracies[0])),
+        core_low=ends[0][0],
+        core_high=ends[0][1],
+        core_mean=float(correct[0].mean()),
+        spurious_wga=float(np.nanmin(accuracies[1])),
+        spurious_low=ends[1][0],
+        spurious_high=ends[1][1],
+        spurious_mean=float(correct[1].mean()),
+        core_accuracies=tuple(accuracies[0].tolist()),
+        spurious_accuracies=tuple(accuracies[1].tolist()),
+    )
+
+
+def _shown(names: Sequence[str], verbose: int) -> Iterable[str]:
+    if not verbose:
+        return names
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(names, description="Probes", console=Console(stderr=True), transient=True)

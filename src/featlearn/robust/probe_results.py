@@ -1,0 +1,224 @@
+"""What a feature probe returns: how well layers or epochs tell the core and the spurious attribute, and controls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["CONTROLS", "FeatureProbe", "ProbePoint"]
+
+NAN = float("nan")
+CONTROLS = {"pixels": "raw input", "init": "untrained network"}
+_COLUMNS = ("d", "core_wga", "core_mean", "spurious_wga", "spurious_mean", "excess_core", "n_per_group")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbePoint:
+    """One set of features: a layer, an epoch, or a control. Undefined values are nan.
+
+    Attributes
+    ----------
+    name : str
+        Key of the features.
+    control : str or None
+        "pixels" or "init", if it is one of the two.
+    layer, checkpoint : str or None
+        Where the features come from, when :func:`~featlearn.robust.probe.probe_model` made them.
+    pool : str or None
+        "flatten" or "mean": what made one row a sample of the layer.
+    d : int
+        Features.
+    core_wga, core_low, core_high, core_mean : float
+        Worst-group accuracy of the probe for y with its interval, and its mean accuracy over all test rows.
+    spurious_wga, spurious_low, spurious_high, spurious_mean : float
+        The same of the probe for s.
+    excess_core, excess_low, excess_high : float
+        ``core_wga`` minus that of the better control, with its paired interval; nan without controls and for them.
+    core_accuracies, spurious_accuracies : tuple of float
+        Accuracy in every group; nan for groups without test rows.
+    """
+
+    name: str
+    control: str | None = None
+    layer: str | None = None
+    checkpoint: str | None = None
+    pool: str | None = None
+    d: int
+    core_wga: float
+    core_low: float
+    core_high: float
+    core_mean: float
+    spurious_wga: float
+    spurious_low: float
+    spurious_high: float
+    spurious_mean: float
+    excess_core: float = NAN
+    excess_low: float = NAN
+    excess_high: float = NAN
+    core_accuracies: tuple[float, ...]
+    spurious_accuracies: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FeatureProbe:
+    """Whether a network learned the core feature, the spurious one, or neither more than it began with.
+
+    Attributes
+    ----------
+    points : tuple of ProbePoint
+        Controls first, then layers or epochs in their order.
+    groups : dict of str to int
+        Test rows of every group (y, s).
+    n_train, n_per_group, n_test : int
+        Rows that probes were fitted on before balancing, rows of the smallest group among them, test rows.
+    n_classes, n_attributes : int
+        Values of y and of s: chance is one over them.
+    confidence : float
+        Of the intervals.
+    probe : str
+        The classifier.
+    information, selection : str
+        Which labels the probes used, and how their hyperparameters were chosen.
+    random_state : int
+        Of the probes, the balancing and the bootstrap.
+    """
+
+    points: tuple[ProbePoint, ...]
+    groups: dict[str, int]
+    n_train: int
+    n_per_group: int
+    n_test: int
+    n_classes: int
+    n_attributes: int
+    confidence: float
+    probe: str
+    information: str
+    selection: str
+    random_state: int
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row a set of features: width, decodability of both attributes, excess over the better control."""
+        return self.frame()[list(_COLUMNS)]
+
+    def frame(self) -> pd.DataFrame:
+        """As ``table``, with intervals, and where the features come from."""
+        import pandas as pd
+
+        rows = [
+            {key: value for key, value in asdict(point).items() if not key.endswith("accuracies")}
+            | {"n_per_group": self.n_per_group}
+            for point in self.points
+        ]
+        return pd.DataFrame(rows).set_index("name")
+
+    def accuracies(self) -> pd.DataFrame:
+        """Accuracy of both probes in every group: one row a set of features, attribute and group."""
+        import pandas as pd
+
+        rows = [
+            {"name": point.name, "predicts": predicts, "group": group, "n": n, "accuracy": accuracy}
+            for point in self.points
+            for predicts, values in (("y", point.core_accuracies), ("s", point.spurious_accuracies))
+            for (group, n), accuracy in zip(self.groups.items(), values, strict=True)
+        ]
+        return pd.DataFrame(rows)
+
+    def summary(self) -> str:
+        """In words: what the controls reach, whether the core feature is above or below them, and on what rows."""
+        controls = [point for point in self.points if point.control]
+        shown = [point for point in self.points if not point.control]
+        lines = []
+        if controls:
+            reach = "; ".join(
+                f"{_called(point)} {point.core_wga:.3f} and {point.spurious_wga:.3f}" for point in controls
+            )
+            lines.append(f"Without any training, worst-group decodability of core and spurious feature is: {reach}.")
+        else:
+            lines.append("No controls were probed, so nothing here shows that anything was learned.")
+        best, last = max(shown, key=lambda point: point.core_wga), shown[-1]
+        for point in {point.name: point for point in (best, last)}.values():
+            which = "Best" if point is best else "Last"
+            lines.append(
+                f"{which}: {point.name}, core {point.core_wga:.3f} ({point.core_low:.3f} to {point.core_high:.3f}), "
+                f"spurious {point.spurious_wga:.3f} ({point.spurious_low:.3f} to {point.spurious_high:.3f})"
+                f"{_verdict(point)}."
+            )
+        lines.append(
+            f"Probes: {self.probe}, {self.n_per_group} rows or fewer of each group; {self.n_test} test rows in "
+            f"{len(self.groups)} groups; information: {self.information}; selection: {self.selection}."
+        )
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings, lists and dictionaries (JSON-ready once ``nan`` is allowed or replaced)."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        points = [
+            {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(point).items()}
+            for point in self.points
+        ]
+        plain |= {"points": points, "groups": dict(self.groups)}
+        return {"kind": "FeatureProbe", "schema": 1, "summary": self.summary(), **plain}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> FeatureProbe:
+        """Inverse of :meth:`to_dict`; ``null`` in place of a number is nan."""
+        values = {field.name: plain[field.name] for field in fields(cls)}
+        values["points"] = tuple(_point(entry) for entry in plain["points"])
+        values["groups"] = dict(plain["groups"])
+        return cls(**values)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Core against spurious decodability, and both over the layers or epochs beside it.
+
+        Parameters
+        ----------
+        ax : Axes or two Axes, optional
+            Where to draw; one Axes gets core against spurious. By default a new figure.
+
+        Returns
+        -------
+        list of Axes
+        """
+        from ..plots.probe import plot_probe
+
+        return plot_probe(self.to_dict(), ax)
+
+    def _repr_html_(self) -> str:
+        text = "".join(f"<p>{escape(line)}</p>" for line in self.summary().splitlines())
+        return text + self.table.to_html(float_format=lambda value: format(value, ".3f"))
+
+
+def _called(point: ProbePoint) -> str:
+    words = CONTROLS[point.control or "init"]
+    return words if point.name == point.control else f"{words} ({point.name})"
+
+
+def _verdict(point: ProbePoint) -> str:
+    if math.isnan(point.excess_core):
+        return ""
+    interval = f"{point.excess_core:+.3f}, {point.excess_low:+.3f} to {point.excess_high:+.3f}"
+    if point.excess_low > 0:
+        return f"; the core feature is better decodable than from both controls ({interval})"
+    if point.excess_high < 0:
+        return f"; the core feature is worse decodable than from the better control ({interval})"
+    return f"; not told apart from the better control ({interval})"
+
+
+def _point(entry: Mapping[str, Any]) -> ProbePoint:
+    texts = {"name", "control", "layer", "checkpoint", "pool"}
+    values: dict[str, Any] = {
+        key: tuple(NAN if item is None else item for item in value)
+        if isinstance(value, list | tuple)
+        else NAN
+        if value is None and key not in texts
+        else value
+        for key, value in entry.items()
+    }
+    return ProbePoint(**values)
