@@ -221,7 +221,7 @@ def balance_groups(groups: Any, how: Literal["subsample", "reweight"] = "subsamp
     return np.sort(np.concatenate(chosen))
 
 
-def label_column(values: Any, name: str) -> NDArray[Any]:
+def label_column(values: Any, name: str, *, whole: bool = True) -> NDArray[Any]:
     """One column of labels as an array: whole numbers, booleans or words.
 
     Parameters
@@ -230,6 +230,8 @@ def label_column(values: Any, name: str) -> NDArray[Any]:
         Whole floating-point numbers become integers.
     name : str
         What messages call it.
+    whole : bool, default True
+        Refuse numbers that are not whole.
 
     Returns
     -------
@@ -253,10 +255,10 @@ def label_column(values: Any, name: str) -> NDArray[Any]:
             f"Got missing values in {name} ({len(missing)} in all, the first in row {missing[0]}), but expected a "
             "label in every row. Leave those rows out, or give them a label of their own."
         )
-    if array.dtype.kind == "f":
-        whole = np.isfinite(array) & (array == np.rint(array))
-        if not whole.all():
-            wrong = array[~whole][0]
+    if array.dtype.kind == "f" and whole:
+        fine = np.isfinite(array) & (array == np.rint(array))
+        if not fine.all():
+            wrong = array[~fine][0]
             raise DataError(f"Got {wrong} in {name}, but expected whole numbers, words or booleans. Round or bin them.")
         return array.astype(np.int64)
     return array

@@ -1,0 +1,153 @@
+"""Figure of a group report: bars of the groups, and beside them the worst group, chance and the means."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+
+from ..exceptions import DataError
+from .alignments import number
+from .palette import ALIGNMENT, COMPARISON, FAINT, INK, MUTED, layer_colors
+
+__all__ = ["MEANS", "method_colors", "plot_groups", "told"]
+
+MEANS = {
+    "mean_accuracy_test": "mean over\nall rows",
+    "mean_accuracy_train_weighted": "mean weighted\nby training",
+}
+CHANCE: dict[str, Any] = {"color": INK, "markerfacecolor": "white", "markersize": 5, "zorder": 3}
+BAR = 0.8  # of the room of a group
+WIDEST_WORDS = 6  # groups whose names still stand upright
+
+
+def plot_groups(reports: Mapping[str, Mapping[str, Any]], ax: Axes | None = None) -> Axes:
+    """One bar a group and method, with intervals and n; a dashed line at guessing; worst group and means at the right.
+
+    Parameters
+    ----------
+    reports : mapping of str to mapping
+        ``GroupReport.to_dict()`` by method, all of the same groups; a single one may have an empty name.
+    ax : Axes, optional
+        Drawn into; by default a new figure.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    DataError
+        No report.
+    """
+    if not reports:
+        raise DataError("Got no report, but expected at least one.")
+    first = next(iter(reports.values()))
+    names = [entry["label"] for entry in first["groups"]]
+    sides = len(names) + 1 + len(MEANS)
+    if ax is None:
+        width = max(6.4, (1.15 if len(names) <= WIDEST_WORDS else 0.75) * sides * (1 + 0.12 * len(reports)))
+        ax = plt.subplots(figsize=(min(width, 24.0), 4.4), layout="constrained")[1]
+    offsets = [(place - (len(reports) - 1) / 2) * BAR / len(reports) for place in range(len(reports))]
+    for report, color, offset in zip(reports.values(), method_colors(len(reports)), offsets, strict=True):
+        _bars(ax, report, color, offset, BAR / len(reports))
+        _summaries(ax, report, color, offset, BAR / len(reports), len(names) + 0.5)
+    _dress(ax, first, names, max(len(report["groups"]) for report in reports.values()))
+    _legend(ax, reports)
+    return ax
+
+
+def method_colors(count: int) -> list[str]:
+    """One colour a method."""
+    return [ALIGNMENT] if count == 1 else layer_colors(count)
+
+
+def told(report: Mapping[str, Any]) -> str:
+    """Information and selection in words."""
+    return f"information: {report['information'] or 'not told'}; selection: {report['selection'] or 'not told'}"
+
+
+def _bars(ax: Axes, report: Mapping[str, Any], color: str, offset: float, width: float) -> None:
+    for place, entry in enumerate(report["groups"]):
+        value, low, high = (number(entry[key]) for key in ("accuracy", "low", "high"))
+        x = place + offset
+        if not math.isfinite(value):
+            ax.text(x, 0.01, "no rows", rotation=90, ha="center", va="bottom", fontsize=8, color=MUTED)
+            continue
+        worst = entry["label"] == report["worst_group"]
+        ax.bar(x, value, 0.9 * width, color=color, alpha=1.0 if worst else 0.55, linewidth=0)
+        _whisker(ax, x, low, high)
+        inked = "white" if worst and value > 0.1 else INK
+        ax.text(x, 0.02, f"{value:.2f}".lstrip("0"), ha="center", va="bottom", fontsize=8, color=inked)
+
+
+def _summaries(ax: Axes, report: Mapping[str, Any], color: str, offset: float, width: float, start: float) -> None:
+    """Worst group with its interval and the value by chance, then the means as ticks."""
+    x, beside = start + offset - 0.15 * width, start + offset + 0.2 * width
+    _whisker(ax, x, number(report["worst_group_low"]), number(report["worst_group_high"]))
+    ax.plot(x, number(report["worst_group_accuracy"]), "o", color=color, markersize=7, zorder=3)
+    ax.plot(beside, number(report["expected_min_if_equal"]), "D", **CHANCE)
+    for place, key in enumerate(MEANS, start=1):
+        value, x = number(report[key]), start + place + offset
+        if math.isfinite(value):
+            ax.plot([x - 0.45 * width, x + 0.45 * width], [value, value], color=color, linewidth=3)
+            side, gap = ("top", -0.02) if value > 0.1 else ("bottom", 0.02)
+            ax.text(x, value + gap, f"{value:.3f}".lstrip("0"), ha="center", va=side, fontsize=8, color=INK)
+        else:
+            ax.text(x, 0.02, "not known", rotation=90, ha="center", va="bottom", fontsize=8, color=MUTED)
+
+
+def _whisker(ax: Axes, x: float, low: float, high: float) -> None:
+    ax.errorbar(x, (low + high) / 2, (high - low) / 2, color=INK, elinewidth=1.2, capsize=3, linestyle="none", zorder=2)
+
+
+def _dress(ax: Axes, report: Mapping[str, Any], names: Sequence[str], count: int) -> None:
+    counts = [entry["n"] for entry in report["groups"]]
+    upright = count <= WIDEST_WORDS
+    labels = [
+        f"{name.replace(', ', chr(10)) if upright else name}\nn = {n:,}" for name, n in zip(names, counts, strict=True)
+    ]
+    places = [*range(len(names)), *(len(names) + 0.5 + place for place in range(1 + len(MEANS)))]
+    words = [*labels, "worst\ngroup", *MEANS.values()]
+    turned: dict[str, Any] = {} if upright else {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
+    ax.set_xticks(places, words, fontsize=9, **turned)
+    ax.axvline(len(names) - 0.25, color=FAINT, linewidth=1)
+    if report["n_classes"]:
+        chance = 1 / report["n_classes"]
+        ax.axhline(chance, color=COMPARISON, linestyle="--", linewidth=1, zorder=0)
+        ax.text(
+            places[-1] + 0.55,
+            chance,
+            f"guessing: 1/{report['n_classes']}",
+            ha="right",
+            va="bottom",
+            fontsize=8,
+            color=MUTED,
+        )
+        ax.set_ylim(0.0, 1.0)
+    ax.set_xlim(-0.6, places[-1] + 0.6)
+    ax.set_ylabel(report["metric"])
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _legend(ax: Axes, reports: Mapping[str, Mapping[str, Any]]) -> None:
+    first = next(iter(reports.values()))
+    handles: list[Any] = [
+        Patch(color=color, label=f"{method} ({told(report)})" if method else told(report))
+        for (method, report), color in zip(reports.items(), method_colors(len(reports)), strict=True)
+    ]
+    handles += ax.plot([], [], "D", label="worst by chance, if all groups were equal", **CHANCE)
+    whisker = ax.errorbar([], [], [], color=INK, elinewidth=1.2, capsize=3, linestyle="none")
+    whisker.set_label(f"{first['confidence']:.0%} interval")
+    ax.legend(
+        handles=[*handles, whisker],
+        fontsize=8,
+        frameon=False,
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0),
+        borderaxespad=0.2,
+    )

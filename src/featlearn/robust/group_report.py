@@ -1,0 +1,290 @@
+"""How a classifier does on every group: accuracies with intervals, both means, and the worst group beside chance."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..exceptions import DataError, FeatlearnWarning
+from .group_intervals import (
+    Floats,
+    Metric,
+    accuracy_draws,
+    equal_draws,
+    metric_draws,
+    shuffled_draws,
+    value_of,
+    wilson_interval,
+)
+from .group_results import GroupReport, GroupScore
+from .groups import GroupLabels, common_groups, label_column
+from .selection import check_selection
+
+__all__ = ["group_report"]
+
+EQUAL_DRAWS = 4000  # of the minimum of equal groups: its mean is then sure to a few 1e-4
+
+
+def group_report(
+    y_true: Any,
+    y_pred: Any,
+    groups: Any,
+    *,
+    metric: Metric | None = None,
+    train_groups: Any = None,
+    group_names: Sequence[str] | None = None,
+    confidence: float = 0.95,
+    n_boot: int = 1000,
+    random_state: int = 0,
+    information: str | None = None,
+    selection: str | None = None,
+) -> GroupReport:
+    r"""Accuracy of every group, the worst of them, and what the worst would be by chance.
+
+    .. math:: \mathrm{WGA} = \min_{g : n_g > 0} \mathrm{acc}_g, \qquad
+              \sum_g \pi_g \, \mathrm{acc}_g, \qquad \frac{1}{n} \sum_i 1[\hat y_i = y_i]
+
+    Parameters
+    ----------
+    y_true, y_pred : array, Series, tensor or sequence of shape (n,)
+        Labels and predicted labels: whole numbers, booleans or words.
+    groups : array, tuple of arrays, mapping, DataFrame, or boolean matrix
+        Of the same rows, as for :func:`~featlearn.robust.groups.as_groups`: usually the pair ``(y, s)`` of label and
+        attribute. Masks may overlap.
+    metric : callable, optional
+        ``metric(y_true, y_pred) -> float``, larger is better, in place of accuracy. Both columns may then hold any
+        numbers.
+    train_groups : groups, optional
+        Of the training rows, given in the same way; their shares ``pi_g`` weigh the mean that papers report.
+    group_names : sequence of str, optional
+        Names, as for :func:`~featlearn.robust.groups.as_groups`.
+    confidence : float, default 0.95
+        Of all intervals.
+    n_boot : int, default 1000
+        Bootstrap samples.
+    random_state : int, default 0
+        What draws them.
+    information : str, optional
+        Which labels the method used, printed in the report: ``"none"``, ``"group labels on 1199 held-out rows"``.
+    selection : str, optional
+        How its hyperparameters were chosen, one of ``SELECTION_RULES``, printed in the report.
+
+    Returns
+    -------
+    GroupReport
+
+    Raises
+    ------
+    DataError
+        Lengths that differ, missing values, labels that are not whole or of two kinds, predictions of two axes, no row
+        in any group, another selection rule, or a metric that is not finite on a group.
+
+    Warns
+    -----
+    FeatlearnWarning
+        Groups without rows, by name: they are listed, and left out of the worst group and the balanced mean.
+
+    Notes
+    -----
+    A group's interval is Wilson's. That of the worst group is a percentile interval of bootstrap samples, rows
+    resampled within each group (all together where groups overlap). A minimum is biased down: ``expected_min_if_equal``
+    is the mean of the smallest accuracy when all groups have the pooled one (4000 simulated outcomes). With a metric,
+    intervals come from the bootstrap, without samples in which it is nan, and the minimum of equal groups from
+    ``n_boot`` shuffles of the rows over the groups. Accuracy costs little; a metric is called ``2 n_boot G`` times. The
+    means are those of the literature; the simulation of equal groups is this library's own.
+
+    References
+    ----------
+    Sagawa, Koh, Hashimoto and Liang, "Distributionally robust neural networks for group shifts", ICLR 2020.
+
+    Examples
+    --------
+    >>> y, s = [0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 1, 0]
+    >>> report = group_report(y, [0, 0, 0, 1, 1, 0], (y, s), information="none", selection="none")
+    >>> report.worst_group, report.worst_group_accuracy
+    ('y=1, s=0', 0.0)
+    >>> round(report.mean_accuracy_test, 3), report.mean_accuracy_balanced
+    (0.833, 0.75)
+    """
+    check_selection(selection)
+    _check_settings(confidence, n_boot, random_state, information)
+    y_true, y_pred = _labels(y_true, y_pred, metric)
+    sets, sizes = ([groups], [len(y_true)]) if train_groups is None else ([groups, train_groups], [len(y_true), None])
+    labels, *training = common_groups(sets, sizes, names=group_names)
+    if not labels.counts.any():
+        raise DataError("Got no row in any group, but expected at least one. Check the masks.")
+    shares = None
+    if training and not labels.overlapping and not training[0].overlapping:
+        shares = training[0].counts / training[0].counts.sum()
+    _warn_of_empty(labels, shares)
+    if metric is None:
+        scores = _accuracy_scores(
+            np.asarray(y_true == y_pred, dtype=np.bool_), labels, confidence, n_boot, random_state
+        )
+    else:
+        scores = _metric_scores(metric, y_true, y_pred, labels, confidence, n_boot, random_state)
+    return _assemble(
+        scores,
+        labels,
+        shares,
+        metric="accuracy" if metric is None else getattr(metric, "__name__", "metric"),
+        n_classes=len({*y_true.tolist(), *y_pred.tolist()}) if metric is None else None,
+        confidence=confidence,
+        n_boot=int(n_boot),
+        random_state=int(random_state),
+        information=information,
+        selection=selection,
+    )
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """Values of the groups with their ends, and draws of the smallest: resampled, and of equal groups."""
+
+    overall: float
+    values: Floats
+    n_correct: NDArray[np.int64] | None
+    ends: tuple[Floats, Floats]
+    smallest: Floats
+    smallest_if_equal: Floats
+
+
+def _accuracy_scores(
+    correct: NDArray[np.bool_], labels: GroupLabels, confidence: float, n_boot: int, random_state: int
+) -> _Scores:
+    boot, chance = np.random.default_rng(random_state).spawn(2)
+    masks, counts = labels.masks, labels.counts
+    hits = masks[correct].sum(axis=0, dtype=np.int64)
+    # Rows of no group say nothing about how the groups differ.
+    pooled = float(correct[masks.any(axis=1)].mean())
+    return _Scores(
+        overall=float(correct.mean()),
+        values=np.divide(hits, counts, out=np.full(len(counts), np.nan), where=counts > 0),
+        n_correct=hits,
+        ends=wilson_interval(hits, counts, confidence),
+        smallest=_smallest(accuracy_draws(correct, labels, n_boot, boot)),
+        smallest_if_equal=_smallest(equal_draws(pooled, labels, EQUAL_DRAWS, chance)),
+    )
+
+
+def _metric_scores(
+    metric: Metric, y_true: Any, y_pred: Any, labels: GroupLabels, confidence: float, n_boot: int, random_state: int
+) -> _Scores:
+    boot, chance = np.random.default_rng(random_state).spawn(2)
+    named = list(zip(labels.names, labels.masks.T, strict=True))
+    values = np.array([value_of(metric, y_true[mask], y_pred[mask], name) for name, mask in named])
+    undefined = [
+        name for (name, mask), value in zip(named, values, strict=True) if mask.any() and not math.isfinite(value)
+    ]
+    if undefined:
+        raise DataError(
+            f"Got a metric that is not finite in {'; '.join(undefined)}, but expected a number in every group. "
+            "Choose a metric that is defined on each of them, or other groups."
+        )
+    draws = metric_draws(metric, y_true, y_pred, labels, n_boot, boot)
+    low, high = _percentiles(draws, confidence)
+    return _Scores(
+        overall=value_of(metric, y_true, y_pred, "all groups"),
+        values=values,
+        n_correct=None,
+        ends=(low, high),
+        smallest=_smallest(draws),
+        smallest_if_equal=_smallest(shuffled_draws(metric, y_true, y_pred, labels, n_boot, chance)),
+    )
+
+
+def _assemble(scores: _Scores, labels: GroupLabels, shares: Floats | None, **about: Any) -> GroupReport:
+    """The report of the scores; ``about`` are the fields that are told, not computed."""
+    (low, high), confidence = scores.ends, about["confidence"]
+    filled = labels.counts > 0
+    worst = int(np.nanargmin(scores.values))
+    entries = tuple(
+        GroupScore(
+            label=name,
+            n=int(labels.counts[g]),
+            n_correct=None if scores.n_correct is None else int(scores.n_correct[g]),
+            accuracy=float(scores.values[g]),
+            low=float(low[g]),
+            high=float(high[g]),
+            train_share=math.nan if shares is None else float(shares[g]),
+        )
+        for g, name in enumerate(labels.names)
+    )
+    weighted = math.nan
+    if shares is not None and not (shares[~filled] > 0).any():
+        weighted = float(shares[filled] @ scores.values[filled])
+    worst_ends = _percentiles(scores.smallest[:, None], confidence)[:, 0]
+    equal_ends = _percentiles(scores.smallest_if_equal[:, None], confidence)[:, 0]
+    masks = labels.masks
+    return GroupReport(
+        entries=entries,
+        n=len(masks),
+        n_in_no_group=int((~masks.any(axis=1)).sum()),
+        overlapping=bool((masks.sum(axis=1) > 1).any()),
+        worst_group=labels.names[worst],
+        worst_group_accuracy=float(scores.values[worst]),
+        worst_group_low=float(worst_ends[0]),
+        worst_group_high=float(worst_ends[1]),
+        expected_min_if_equal=float(scores.smallest_if_equal.mean()),
+        min_if_equal_low=float(equal_ends[0]),
+        min_if_equal_high=float(equal_ends[1]),
+        mean_accuracy_test=scores.overall,
+        mean_accuracy_train_weighted=weighted,
+        mean_accuracy_balanced=float(scores.values[filled].mean()),
+        **about,
+    )
+
+
+def _smallest(draws: Floats) -> Floats:
+    """Smallest value of each draw, over groups that have one; draws in which no group has any are left out."""
+    return np.nanmin(draws[~np.isnan(draws).all(axis=1)], axis=1)
+
+
+def _percentiles(draws: Floats, confidence: float) -> Floats:
+    """Both ends of the central interval of every column; nan for a column of nan."""
+    ends = np.full((2, draws.shape[1]), np.nan)
+    known = ~np.isnan(draws).all(axis=0)
+    ends[:, known] = np.nanquantile(draws[:, known], [0.5 - confidence / 2, 0.5 + confidence / 2], axis=0)
+    return ends
+
+
+def _labels(y_true: Any, y_pred: Any, metric: Metric | None) -> tuple[NDArray[Any], NDArray[Any]]:
+    whole = metric is None
+    true, predicted = label_column(y_true, "y_true", whole=whole), label_column(y_pred, "y_pred", whole=whole)
+    if len(true) != len(predicted):
+        raise DataError(f"Got {len(true)} rows in y_true and {len(predicted)} in y_pred, but expected as many of both.")
+    if _is_text(true) != _is_text(predicted):
+        raise DataError(
+            f"Got {true[0]!r} in y_true and {predicted[0]!r} in y_pred, but expected labels of one kind. "
+            "Encode both in the same way."
+        )
+    return true, predicted
+
+
+def _is_text(column: NDArray[Any]) -> bool:
+    return column.dtype.kind == "U" or (column.dtype.kind == "O" and any(isinstance(x, str) for x in column))
+
+
+def _check_settings(confidence: float, n_boot: int, random_state: int, information: str | None) -> None:
+    if not 0 < confidence < 1:
+        raise DataError(f"Got confidence={confidence!r}, but expected a number between 0 and 1, such as 0.95.")
+    for name, value, least in (("n_boot", n_boot, 1), ("random_state", random_state, 0)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise DataError(f"Got {name}={value!r}, but expected a whole number of at least {least}.")
+    if information is not None and not isinstance(information, str):
+        raise DataError(f"Got information={information!r}, but expected text that says which labels were used.")
+
+
+def _warn_of_empty(labels: GroupLabels, shares: Floats | None) -> None:
+    if not labels.empty:
+        return
+    text = f"No rows in {'; '.join(labels.empty)}: listed, but left out of the worst group and the balanced mean."
+    if shares is not None and (shares[labels.counts == 0] > 0).any():
+        text += " Training rows are in them, so the train-weighted mean is not defined."
+    warnings.warn(text, FeatlearnWarning, stacklevel=3)
