@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ..exceptions import DataError
 
-__all__ = ["finite", "random_generator", "share", "whole_number"]
+__all__ = ["entries", "finite", "random_generator", "share", "whole_number"]
 
 
 def whole_number(name: str, value: Any, least: int, *, multiple: int = 1) -> int:
@@ -34,6 +35,15 @@ def finite(name: str, value: Any, *, above: float = -math.inf) -> float:
         bound = "" if above == -math.inf else f" above {above:g}"
         raise DataError(f"Got {name}={value!r}, but expected a finite number{bound}.")
     return float(value)
+
+
+def entries(name: str, value: Any, length: int | None = None) -> list[Any]:
+    """What a sequence of ``length`` entries holds (of at least one by default), else ``DataError``."""
+    right = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)
+    if not right or (len(value) != length if length is not None else len(value) == 0):
+        wanted = f"{length} numbers" if length is not None else "at least one number"
+        raise DataError(f"Got {name}={value!r}, but expected a sequence of {wanted}.")
+    return list(value)
 
 
 def random_generator(random_state: Any) -> np.random.Generator:

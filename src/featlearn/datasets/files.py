@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import os
 import struct
+import zlib
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..exceptions import DataError
 
-__all__ = ["data_file", "data_folder", "read_idx"]
+__all__ = ["data_file", "data_folder", "parse_idx", "read_content", "read_idx", "unpack"]
 
 
 def data_folder(folder: str | PathLike[str] | None, room: str) -> Path:
@@ -52,12 +54,34 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     DataError
         The file does not read so.
     """
+    return parse_idx(read_content(path), path.name)
+
+
+def read_content(path: Path) -> bytes:
+    """What a file holds, unpacked where its name ends in ``.gz``; ``DataError`` if it cannot be read."""
+    content = _attempt(path.read_bytes, path.name)
+    return unpack(content, path.name) if path.suffix == ".gz" else content
+
+
+def unpack(content: bytes, name: str) -> bytes:
+    """``content`` without its gzip; ``DataError`` if it is none."""
+    return _attempt(lambda: gzip.decompress(content), name)
+
+
+def _attempt(read: Callable[[], bytes], name: str) -> bytes:
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        return read()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"Got {name}, but expected an idx file of bytes: {error}. Get it anew.") from error
+
+
+def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:
+    """Array of the content of an idx file; ``DataError`` that tells ``name`` if it is none."""
+    try:
         zero, kind, rank = struct.unpack_from(">HBB", content)
         shape = struct.unpack_from(f">{rank}I", content, 4)
         if (zero, kind) != (0, 8):
             raise ValueError(f"it starts with the bytes {content[:4]!r}")
         return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * rank).reshape(shape)
-    except (ValueError, struct.error, OSError, EOFError) as error:
-        raise DataError(f"Got {path.name}, but expected an idx file of bytes: {error}. Get it anew.") from error
+    except (ValueError, struct.error) as error:
+        raise DataError(f"Got {name}, but expected an idx file of bytes: {error}. Get it anew.") from error

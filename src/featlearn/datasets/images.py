@@ -1,4 +1,4 @@
-"""Readers of image data sets: files in, ``ImageData`` out; nothing is downloaded."""
+"""Readers of image data sets: files in, ``ImageData`` out; nothing is downloaded unasked."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..exceptions import DataError
+from .fashion_mnist import read_fashion_mnist
 from .files import data_file, data_folder, read_idx
 from .image_data import ImageData
 
@@ -25,7 +26,12 @@ DIGITS = tuple("0123456789")
 
 
 def load_fashion_mnist(
-    split: str = "train", *, n: int | None = None, folder: str | PathLike[str] | None = None
+    split: str = "train",
+    *,
+    n: int | None = None,
+    folder: str | PathLike[str] | None = None,
+    full: bool = False,
+    download: bool = False,
 ) -> ImageData:
     """Fashion-MNIST, 28x28 grey images of ten kinds of clothes; by default the subset that comes with featlearn.
 
@@ -37,7 +43,13 @@ def load_fashion_mnist(
     n : int, optional
         Only the first ``n`` images.
     folder : path, optional
-        Folder with the four original ``*-ubyte`` or ``*-ubyte.gz`` files: 60,000 and 10,000 images.
+        Folder with the original ``*-ubyte`` or ``*-ubyte.gz`` files: 60,000 and 10,000 images.
+    full : bool, default False
+        The original files even without ``folder``. They are looked for in ``fashion-mnist`` of the folder that the
+        environment variable ``FEATLEARN_DATA`` names; where Debian's package ``dataset-fashion-mnist`` puts them; and
+        in the user's cache: ``featlearn/fashion-mnist`` in ``XDG_CACHE_HOME``, by default ``~/.cache``.
+    download : bool, default False
+        The original files, fetched if they are in none of these places, into ``folder`` or else the cache.
 
     Returns
     -------
@@ -46,7 +58,13 @@ def load_fashion_mnist(
     Raises
     ------
     DataError
-        Unknown split, fewer than ``n`` images, or files that are absent or not of the idx format.
+        Unknown split, fewer than ``n`` images, or files that are absent, cannot be fetched, or are not the original
+        ones.
+
+    Notes
+    -----
+    Original files are recognised by the SHA-256 of their unpacked bytes; a download is checked before it is written,
+    and put in its place in one step.
 
     References
     ----------
@@ -58,9 +76,10 @@ def load_fashion_mnist(
     >>> load_fashion_mnist("train")
     ImageData('Fashion-MNIST (subset)', 'train', 4000 images of shape (1, 28, 28))
     """
-    if folder is not None:
-        return _load_idx(Path(folder), split, n, FASHION_CLASSES, "Fashion-MNIST")
     _check_split(split)
+    if full or download or folder is not None:
+        images, labels = read_fashion_mnist(split, folder, download=download)
+        return _image_data(images[:, None], labels, n, FASHION_CLASSES, "Fashion-MNIST", split)
     with np.load(BUNDLED, allow_pickle=False) as stored:
         images, labels = stored[f"{split}_images"], stored[f"{split}_labels"]
     return _image_data(images[:, None], labels, n, FASHION_CLASSES, "Fashion-MNIST (subset)", split)

@@ -37,8 +37,9 @@ class Split:
         Where the row comes from; all 0 if there is one environment.
     y_clean : ndarray of shape (n,), int64
         Labels before label noise.
-    index : ndarray of shape (n,), int64
-        Rows of the source that were used. Two splits share none, except further test splits made of the same rows.
+    index : ndarray of shape (n,) or (n, images a row), int64
+        Rows of the source that were used; those of an official test split come after its training split. Two splits
+        share none, except further test splits made of the rows of ``test``.
     """
 
     X: NDArray[np.float32]
@@ -48,6 +49,28 @@ class Split:
     environment: NDArray[np.int64]
     y_clean: NDArray[np.int64]
     index: NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls,
+        X: NDArray[np.float32],
+        y: NDArray[np.int64],
+        s: NDArray[np.int64],
+        index: NDArray[np.int64],
+        *,
+        environment: NDArray[np.int64] | None = None,
+        y_clean: NDArray[np.int64] | None = None,
+    ) -> Split:
+        """Split with its groups; one environment and labels without noise unless they are given."""
+        return cls(
+            X=X,
+            y=y,
+            s=s,
+            groups=2 * y + s,
+            environment=np.zeros_like(y) if environment is None else environment,
+            y_clean=y.copy() if y_clean is None else y_clean,
+            index=index,
+        )
 
     def __len__(self) -> int:
         return len(self.y)

@@ -104,12 +104,4 @@ def _draw(exact: SpuriousGaussian, n: int, correlation: float, first: int, rando
     X = random.standard_normal((n, exact.n_features))
     X += np.outer(2 * y - 1, exact.core_margin * exact.core_direction)
     X[:, exact.n_core] += exact.spurious_margin * (2 * s - 1)
-    return Split(
-        X=X.astype(np.float32),
-        y=y,
-        s=s,
-        groups=2 * y + s,
-        environment=np.zeros(n, dtype=np.int64),
-        y_clean=y.copy(),
-        index=np.arange(first, first + n),
-    )
+    return Split.of(X.astype(np.float32), y, s, np.arange(first, first + n))
