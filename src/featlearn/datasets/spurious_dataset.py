@@ -192,11 +192,11 @@ class SpuriousDataset:
 
         if split not in self.splits:
             raise DataError(f"Got split={split!r}, but expected one of {', '.join(map(repr, self.splits))}.")
-        shown = self.splits[split]
+        shown, title = self.splits[split], f"{split}: {self.description}"
         if self.image_shape is not None:
             images = shown.X.reshape(-1, *self.image_shape)
-            return plot_examples(images, shown.groups, self.group_names, ax=ax, title=split)
+            return plot_examples(images, shown.groups, self.group_names, ax=ax, title=title)
         n_core = self.exact.n_core if self.exact is not None else shown.X.shape[1] - 1
         # The core columns carry the same signal each, so their sum over sqrt(n_core) is its unit direction.
         core = shown.X[:, :n_core].sum(axis=1) / np.sqrt(n_core)
-        return plot_groups(core, shown.X[:, n_core], shown.groups, self.group_names, ax=ax, title=split)
+        return plot_groups(core, shown.X[:, n_core], shown.groups, self.group_names, ax=ax, title=title)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,25 +45,26 @@ def plot_examples(
     images, groups = np.asarray(images), np.asarray(groups)
     height, width = images.shape[2:]
     gap = max(1, width // 8)
+    labels = [_label(name, int((groups == place).sum()), len(groups)) for place, name in enumerate(names)]
     if ax is None:
-        size = (3.2 + 1.1 * _EXAMPLES, 0.5 + 1.2 * len(names) * height / width)
-        ax = plt.subplots(figsize=size, layout="constrained")[1]
+        side = 1.1 * math.sqrt(width / height)  # inches of an image's width
+        words = 0.09 * max(len(line) for label in labels for line in label.split("\n"))
+        size = (0.3 + words + 1.1 * side * _EXAMPLES, 0.5 + 1.1 * side * len(names) * height / width)
+        ax = plt.subplots(figsize=size, layout="compressed")[1]
     sheet = np.ones((len(names) * (height + gap) - gap, _EXAMPLES * (width + gap) - gap, 3))
-    labels = []
-    for place, name in enumerate(names):
+    for place in range(len(names)):
         rows = np.flatnonzero(groups == place)
-        labels.append(f"{name}\nn = {len(rows)} ({len(rows) / max(len(groups), 1):.1%})")
         for column, row in enumerate(rows[:_EXAMPLES]):
             top, left = place * (height + gap), column * (width + gap)
             sheet[top : top + height, left : left + width] = _colours(images[row])
     ax.imshow(sheet, interpolation="nearest")
     ax.set_yticks([place * (height + gap) + (height - 1) / 2 for place in range(len(names))], labels)
-    ax.tick_params(length=0, labelsize=9)
+    ax.tick_params(length=0, labelsize=8.5)
     ax.set_xticks([])
-    for side in ax.spines.values():
-        side.set_visible(False)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
     if title:
-        ax.set_title(title, fontsize=10)
+        ax.set_title(title, fontsize=9)
     return ax
 
 
@@ -102,8 +104,12 @@ def plot_groups(
     ax.set_ylabel("spurious column")
     ax.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     if title:
-        ax.set_title(title, fontsize=10)
+        ax.set_title(title, fontsize=9)
     return ax
+
+
+def _label(name: str, count: int, total: int) -> str:
+    return name.replace(", ", "\n") + f"\nn = {count} ({count / max(total, 1):.1%})"
 
 
 def _colours(image: Any) -> Any:
