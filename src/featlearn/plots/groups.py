@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 
 from ..exceptions import DataError
@@ -21,6 +22,9 @@ MEANS = {
     "mean_accuracy_train_weighted": "mean weighted\nby training",
 }
 CHANCE: dict[str, Any] = {"color": INK, "markerfacecolor": "white", "markersize": 5, "zorder": 3}
+# Okabe and Ito's palette and a grey, in an order that keeps neighbours apart.
+_METHODS = (ALIGNMENT, "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", COMPARISON)
+NARROW = 0.2  # of the room of a group: in bars narrower than this, numbers are turned
 BAR = 0.8  # of the room of a group
 WIDEST_WORDS = 6  # groups whose names still stand upright
 
@@ -43,6 +47,10 @@ def plot_groups(reports: Mapping[str, Mapping[str, Any]], ax: Axes | None = None
     ------
     DataError
         No report.
+
+    Notes
+    -----
+    The bar of the worst group is darker. Numbers in the bars are the values.
     """
     if not reports:
         raise DataError("Got no report, but expected at least one.")
@@ -51,7 +59,7 @@ def plot_groups(reports: Mapping[str, Mapping[str, Any]], ax: Axes | None = None
     sides = len(names) + 1 + len(MEANS)
     if ax is None:
         width = max(6.4, (1.15 if len(names) <= WIDEST_WORDS else 0.75) * sides * (1 + 0.12 * len(reports)))
-        ax = plt.subplots(figsize=(min(width, 24.0), 4.4), layout="constrained")[1]
+        ax = plt.subplots(figsize=(min(width, 24.0), 4.2 + 0.18 * len(reports)), layout="constrained")[1]
     offsets = [(place - (len(reports) - 1) / 2) * BAR / len(reports) for place in range(len(reports))]
     for report, color, offset in zip(reports.values(), method_colors(len(reports)), offsets, strict=True):
         _bars(ax, report, color, offset, BAR / len(reports))
@@ -62,8 +70,8 @@ def plot_groups(reports: Mapping[str, Mapping[str, Any]], ax: Axes | None = None
 
 
 def method_colors(count: int) -> list[str]:
-    """One colour a method."""
-    return [ALIGNMENT] if count == 1 else layer_colors(count)
+    """One colour a method: distinct ones while there are enough, then steps of a scale."""
+    return list(_METHODS[:count]) if count <= len(_METHODS) else layer_colors(count)
 
 
 def told(report: Mapping[str, Any]) -> str:
@@ -76,13 +84,14 @@ def _bars(ax: Axes, report: Mapping[str, Any], color: str, offset: float, width:
         value, low, high = (number(entry[key]) for key in ("accuracy", "low", "high"))
         x = place + offset
         if not math.isfinite(value):
-            ax.text(x, 0.01, "no rows", rotation=90, ha="center", va="bottom", fontsize=8, color=MUTED)
+            _note(ax, x, "no rows")
             continue
         worst = entry["label"] == report["worst_group"]
         ax.bar(x, value, 0.9 * width, color=color, alpha=1.0 if worst else 0.55, linewidth=0)
         _whisker(ax, x, low, high)
-        inked = "white" if worst and value > 0.1 else INK
-        ax.text(x, 0.02, f"{value:.2f}".lstrip("0"), ha="center", va="bottom", fontsize=8, color=inked)
+        on_dark = worst and report["metric"] == "accuracy" and value > 0.15 and _is_dark(color)
+        ink = "white" if on_dark else INK
+        _write(ax, x, 0.0, f"{value:.2f}".removeprefix("0"), ink, below=value < 0, turned=width < NARROW)
 
 
 def _summaries(ax: Axes, report: Mapping[str, Any], color: str, offset: float, width: float, start: float) -> None:
@@ -95,10 +104,28 @@ def _summaries(ax: Axes, report: Mapping[str, Any], color: str, offset: float, w
         value, x = number(report[key]), start + place + offset
         if math.isfinite(value):
             ax.plot([x - 0.45 * width, x + 0.45 * width], [value, value], color=color, linewidth=3)
-            side, gap = ("top", -0.02) if value > 0.1 else ("bottom", 0.02)
-            ax.text(x, value + gap, f"{value:.3f}".lstrip("0"), ha="center", va=side, fontsize=8, color=INK)
+            below = report["metric"] == "accuracy" and value > 0.15
+            _write(ax, x, value, f"{value:.3f}".removeprefix("0"), INK, below=below, turned=width < NARROW)
         else:
-            ax.text(x, 0.02, "not known", rotation=90, ha="center", va="bottom", fontsize=8, color=MUTED)
+            _note(ax, x, "not known")
+
+
+def _write(ax: Axes, x: float, y: float, text: str, color: str, *, turned: bool, below: bool = False) -> None:
+    """Small text just above (or below) a place."""
+    shift, side = (-4, "top") if below else (4, "bottom")
+    style: dict[str, Any] = {"ha": "center", "va": side, "fontsize": 8, "color": color, "rotation": 90 * turned}
+    ax.annotate(text, (x, y), (0, shift), textcoords="offset points", **style)
+
+
+def _note(ax: Axes, x: float, text: str) -> None:
+    """Why nothing is drawn at a place, from the bottom of the frame."""
+    frame = ax.get_xaxis_transform()
+    ax.text(x, 0.015, text, transform=frame, ha="center", va="bottom", fontsize=8, color=MUTED, rotation=90)
+
+
+def _is_dark(color: str) -> bool:
+    red, green, blue = to_rgb(color)
+    return 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
 
 
 def _whisker(ax: Axes, x: float, low: float, high: float) -> None:

@@ -29,20 +29,21 @@ MEANS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GroupTrack:
-    """One line of the figure, places in percent: a bar, or a mark alone."""
+    """One line of the figure, places in percent: a bar, the mark of a worst group, or the tick of a mean."""
 
     method: str
     color: str
     label: str
     value: Markup
-    bar: tuple[float, float] | None
-    mark: float | None
-    tick: float | None
-    whisker: tuple[float, float] | None
-    chance: float | None
-    worst: bool
+    bar: tuple[float, float] | None = None
+    worst: bool = False
+    mark: float | None = None
+    tick: float | None = None
+    whisker: tuple[float, float] | None = None
+    chance: float | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def write_group_report(
         "reports": reports,
         "first": first,
         "single": single,
+        "weighted": math.isfinite(number(first["mean_accuracy_train_weighted"])),
         "methods": _method_table(reports),
         "scale": scale,
         "guessing": None if not first["n_classes"] else (scale.at(1 / first["n_classes"]), first["n_classes"]),
@@ -153,11 +155,9 @@ def _bar(method: str, color: str, report: Mapping[str, Any], entry: Mapping[str,
         label=f"{told}: {words}, n = {entry['n']}",
         value=fixed(entry["accuracy"]),
         bar=(start, end - start) if known else None,
-        mark=None,
-        tick=None,
-        whisker=_whisker(low, high, scale),
-        chance=None,
         worst=entry["label"] == report["worst_group"],
+        whisker=_whisker(low, high, scale),
+        note=None if known else "no rows",
     )
 
 
@@ -171,12 +171,9 @@ def _worst(method: str, color: str, report: Mapping[str, Any], scale: Scale) -> 
         label=f"{told}: {fixed_text(report['worst_group_accuracy'])}, interval {fixed_text(low)} to "
         f"{fixed_text(high)}, {fixed_text(chance)} by chance if all groups were equal",
         value=fixed(report["worst_group_accuracy"]),
-        bar=None,
         mark=scale.at(number(report["worst_group_accuracy"])),
-        tick=None,
         whisker=_whisker(low, high, scale),
         chance=scale.at(chance) if math.isfinite(chance) else None,
-        worst=True,
     )
 
 
@@ -188,12 +185,8 @@ def _mean(method: str, color: str, words: str, value: Any, scale: Scale) -> Grou
         color=color,
         label=f"{told}: {fixed_text(value) if known else 'not known'}",
         value=fixed(value),
-        bar=None,
-        mark=None,
         tick=scale.at(number(value)) if known else None,
-        whisker=None,
-        chance=None,
-        worst=False,
+        note=None if known else "not known",
     )
 
 
@@ -205,15 +198,16 @@ def _whisker(low: float, high: float, scale: Scale) -> tuple[float, float] | Non
 
 
 def _method_table(reports: Mapping[str, Mapping[str, Any]]) -> Table:
+    metric = next(iter(reports.values()))["metric"]
     columns = [
         Column("information", "Labels that the method used.", lambda x: _words(x["information"])),
         Column("selection", "How its hyperparameters were chosen.", lambda x: _words(x["selection"])),
-        Column("worst group", "Lowest accuracy among groups with rows.", lambda x: name(x["worst_group"])),
-        Column("accuracy", "Of the worst group.", lambda x: fixed(x["worst_group_accuracy"])),
-        Column("interval", "Of the lowest accuracy.", lambda x: _ends(x["worst_group_low"], x["worst_group_high"])),
+        Column("worst group", "With the lowest value of all groups with rows.", lambda x: name(x["worst_group"])),
+        Column(metric, "Of the worst group.", lambda x: fixed(x["worst_group_accuracy"])),
+        Column("interval", "Of the lowest value.", lambda x: _ends(x["worst_group_low"], x["worst_group_high"])),
         Column(
             "by chance",
-            "Mean of the lowest accuracy if all groups had the pooled one.",
+            "Mean of the lowest value if all groups had the pooled one.",
             lambda x: fixed(x["expected_min_if_equal"]),
         ),
         Column(
@@ -229,8 +223,6 @@ def _method_table(reports: Mapping[str, Mapping[str, Any]]) -> Table:
             lambda x: fixed(x["gap"]),
         ),
     ]
-    metric = next(iter(reports.values()))["metric"]
-    columns[3] = Column(metric, "Of the worst group.", columns[3].cell)
     rows = [
         Row(method, escape(method or "this one"), [column.cell(report) for column in columns], False)
         for method, report in reports.items()
