@@ -17,6 +17,7 @@ from ..agop.finding import without_wrappers
 from ..agop.reference_model import closest_names
 from ..agop.taps import guest
 from ..exceptions import DataError, ModelError
+from .labelled_batches import split_batch
 
 __all__ = ["as_linear", "install_head"]
 
@@ -94,7 +95,8 @@ def install_head(model: nn.Module, head: Any, *, layer: str | None = None, batch
         Name of the ``torch.nn.Linear`` to replace, as in ``model.named_modules()``. By default the only one that takes
         as many features as the head, or the last one that runs on ``batch``.
     batch : tensor, tuple or mapping, optional
-        What the model is run on, once, to see which linear layer is the last: one batch of the loader.
+        What the model is run on, once, to see which linear layer is the last: one batch of the loader, as
+        ``extract_features`` reads it.
 
     Returns
     -------
@@ -205,7 +207,7 @@ def _last_to_run(model: nn.Module, batch: Any) -> str:
             if isinstance(module, nn.Linear):
                 handle = module.register_forward_hook(lambda *_, name=name: ran.append(name))
                 stack.callback(handle.remove)
-        parse_batch(batch, model).call(model)
+        parse_batch(split_batch(batch)[0], model).call(model)
     if not ran:
         raise ModelError(f"Got {type(model).__name__}, in which no torch.nn.Linear runs on this batch. Pass layer=.")
     times = Counter(ran)[ran[-1]]
