@@ -105,6 +105,16 @@ def test_groups_that_share_rows_share_what_is_drawn():
         assert np.corrcoef(draws[:, 2], draws[:, 3])[0, 1] > 0.4
 
 
+def test_a_row_without_a_group_leaves_the_minimum_of_equal_groups_as_it_is():
+    counts = (60, 40, 50)
+    masks = np.vstack([np.repeat(np.eye(3, dtype=bool), counts, axis=0), [[False] * 3]])
+    y, right = np.zeros(151, dtype=int), np.concatenate([np.arange(n) < 0.8 * n for n in counts])
+    report = group_report(y, np.where([*right, False], 0, 1), masks)
+    assert report.expected_min_if_equal == pytest.approx(mean_of_minimum(counts, [0.8] * 3), abs=0.003)
+    assert report.mean_accuracy_test == pytest.approx(120 / 151)
+    assert (report.overlapping, report.n_in_no_group) == (False, 1)
+
+
 def test_bootstrap_of_overlapping_groups_is_that_of_resampled_rows():
     rng = np.random.default_rng(1)
     masks, correct = rng.random((300, 3)) < [0.5, 0.2, 0.7], rng.random(300) < 0.7

@@ -81,7 +81,7 @@ def _of_means(report: GroupReport) -> list[str]:
     if not math.isnan(report.mean_accuracy_train_weighted) or report.overlapping:
         return []
     unknown = all(math.isnan(entry.train_share) for entry in report.entries)
-    why = "Shares of the training groups were not given" if unknown else "Training rows are in groups without rows here"
+    why = "Shares of the training groups are not known" if unknown else "Training rows are in groups without rows here"
     return [f"{why}, so the gap is to the mean over all rows, and the mean that papers report is missing."]
 
 
