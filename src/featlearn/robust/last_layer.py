@@ -194,8 +194,8 @@ def _last_linear(model: nn.Module, width: int, batch: Any) -> str:
         # The order of registration is not that of execution, and the wrong layer would replace without an error.
         raise ModelError(
             f"Got a model with {len(fitting)} linear layers that take {width} features: "
-            f"{', '.join(map(repr, fitting))}. Name the last one (layer={fitting[-1]!r}), or pass batch=, one batch to "
-            "see which runs last."
+            f"{', '.join(map(repr, fitting))}. Name the one that runs last (layer=), or pass batch=, one batch to see "
+            "which it is."
         )
     return fitting[0]
 
