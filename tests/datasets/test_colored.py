@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from featlearn.datasets import load_fashion_mnist, make_colored
+from featlearn.datasets import fashion_mnist, image_pool, load_fashion_mnist, make_colored
 from featlearn.exceptions import DataError
 
 
@@ -219,6 +219,22 @@ def test_numbers_that_do_not_fit_are_refused(options, message):
 def test_images_that_do_not_fit_are_refused(images, labels, message):
     with pytest.raises(DataError, match=message):
         make_colored(images, labels)
+
+
+@pytest.mark.parametrize(("name", "source"), [("auto", "digits of scikit-learn"), ("fashion-mnist", "subset")])
+def test_without_the_original_files_the_source_tells_what_was_taken(monkeypatch, name, source):
+    monkeypatch.setattr(image_pool, "has_fashion_mnist", lambda: False)
+    assert source in make_colored(name, n_train=20).source
+
+
+@pytest.mark.skipif(not fashion_mnist.has_fashion_mnist(), reason="the original files of Fashion-MNIST are not here")
+@pytest.mark.parametrize("name", ["auto", "fashion-mnist"])
+def test_the_original_files_are_taken_where_they_are_found(name):
+    data = make_colored(name, rule="footwear", n_train=1000, n_test=500)
+    assert data.source == "Fashion-MNIST"
+    assert data.image_shape == (2, 14, 14)
+    assert data.test.index.min() >= 60_000 > data.train.index.max()
+    assert within(np.mean(data.train.y_clean), 1 / 3, 1000)
 
 
 def test_floats_bytes_and_channels_of_one_give_the_same_images():

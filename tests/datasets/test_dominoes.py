@@ -89,7 +89,8 @@ def test_random_state_decides_the_rows():
         ({"n_test": 6}, "n_test=6, but expected a multiple of 4 of at least 4"),
         ({"top": (1, 1)}, "top=.1, 1., but expected two different classes of .0, 1, 2"),
         ({"bottom": (1, 12)}, "bottom=.1, 12., but expected two different classes"),
-        ({"bottom": 3}, "bottom=3, but expected two different classes"),
+        ({"bottom": (3, 8.5)}, r"bottom=.3, 8\.5., but expected two different classes"),
+        ({"bottom": 3}, "bottom=3, but expected a sequence of 2 numbers"),
         ({"correlation": -0.1}, "correlation=-0.1"),
     ],
 )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..exceptions import DataError
+from .arguments import entries
 from .fashion_mnist import has_fashion_mnist
 from .image_data import ImageData
 from .images import load_fashion_mnist
@@ -77,14 +78,11 @@ class ImagePool:
 
     def class_pair(self, name: str, pair: Any) -> tuple[int, int]:
         """``pair`` if it is two classes of these images, else ``DataError`` about the argument ``name``."""
-        try:
-            first, second = (int(label) for label in pair)
-        except (TypeError, ValueError):
-            first = second = -1
         present = np.unique(self.labels).tolist()
-        if first == second or not {first, second} <= set(present):
+        known = [label for label in entries(name, pair, 2) if label in present]
+        if len(set(known)) != 2:
             raise DataError(f"Got {name}={pair!r}, but expected two different classes of {present}.")
-        return first, second
+        return int(known[0]), int(known[1])
 
     def reuse_note(self, times: int) -> str:
         """What a description says of images that were used several times."""
