@@ -107,8 +107,9 @@ class OODHead(ClassifierMixin, BaseEstimator):
     A step costs ``4 n d K + 4 n E`` flops (K = 1 for two classes).
 
     Logits of zero satisfy IRMv1 exactly, and beside them lies a local minimum with logits of size 1/p, behind a barrier
-    that grows with p: a head that starts from small random coefficients stays there, and its accuracy is noise. A head
-    that starts from ERM, or from the mean of heads of :class:`~featlearn.robust.feat.FeATPretrainer`, does not.
+    whose height grows with p. With ``penalty_weight=1e4`` a head that starts from small random coefficients stays there
+    for more than a thousand steps, and its accuracy is noise. A head that starts from ERM, or from the mean of heads of
+    :class:`~featlearn.robust.feat.FeATPretrainer`, does not go there.
     V-REx and group DRO do not depend on the start. Group DRO converges to the ERM solution of its worst environment. A
     head cannot add features: where the invariant feature is not in Z, no objective finds it. With many columns of noise
     the penalties are met by noise: compare them with those of held-out rows (``validation_fraction``).
