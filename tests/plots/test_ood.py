@@ -40,8 +40,8 @@ def test_the_legend_names_environments_and_parts():
     axes = plot_head(history(), ["hospital A", "hospital B"])
     texts = [text.get_text() for text in axes[0].get_legend().get_texts()]
     assert texts == ["hospital A", "hospital B", "training rows", "held-out rows"]
-    texts = [t.get_text() for t in plot_head(history(held_out=False), ["x", "y"])[0].get_legend().get_texts()]
-    assert texts == ["x", "y"]
+    texts = [t.get_text() for t in plot_head(history(held_out=False), ["0", "y"])[0].get_legend().get_texts()]
+    assert texts == ["environment 0", "y"]
     many = plot_head(history(30), [f"site {e}" for e in range(30)])[0].get_legend().get_texts()
     assert [text.get_text() for text in many[:2]] == ["site 0", "... site 29"]
 

@@ -173,3 +173,18 @@ def test_weights_of_penalties_follow_the_objective():
     names = ("erm", "groupdro", "irm", "vrex", "irmx")
     assert [penalty_weights(name, 7.0) for name in names] == [(0, 0), (0, 0), (7, 0), (0, 7), (7, 7)]
     assert penalty_weights("irmx", (3.0, 5.0)) == (3.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("penalty", "ours"),
+    [
+        (lambda a, b, slopes: (slopes**2).mean(), {"irm": 0.1 / 2}),
+        (lambda a, b, slopes: (a - b) ** 2, {"vrex": 2 * 0.1}),
+        (lambda a, b, slopes: torch.stack([a, b]).var(), {"vrex": 0.1}),
+    ],
+    ids=["mean of squared slopes", "squared difference", "unbiased variance"],
+)
+def test_codes_that_add_the_losses_of_two_environments_are_twice_ours_with_converted_weights(penalty, ours):
+    losses, slopes = torch.tensor([0.3, 0.7]), torch.tensor([0.2, -0.1])
+    theirs = losses.sum() + 0.1 * penalty(*losses, slopes) + 0.01 * 5.0
+    torch.testing.assert_close(2 * objective(losses, slopes**2, ridge=0.01 / 2 * 5.0, **ours), theirs)

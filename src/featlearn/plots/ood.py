@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from ..exceptions import DataError
-from .palette import MUTED, layer_colors
+from .palette import INK, layer_colors
 from .panels import panels
 
 __all__ = ["plot_head"]
@@ -72,14 +72,15 @@ def plot_head(
 
 
 def _legend(ax: Axes, colors: Sequence[str], environments: Sequence[str], held_out: bool) -> None:
-    if len(environments) <= _MOST_NAMES:
-        named = list(zip(colors, environments, strict=True))
+    words = [f"environment {name}" if name.isdigit() else name for name in environments]
+    if len(words) <= _MOST_NAMES:
+        named = list(zip(colors, words, strict=True))
     else:  # the colours run from the first to the last
-        named = [(colors[0], environments[0]), (colors[-1], f"... {environments[-1]}")]
+        named = [(colors[0], words[0]), (colors[-1], f"... {words[-1]}")]
     handles = [Line2D([], [], color=color, label=name) for color, name in named]
     if held_out:
         handles += [
-            Line2D([], [], color=MUTED, label="training rows"),
-            Line2D([], [], color=MUTED, linestyle="--", label="held-out rows"),
+            Line2D([], [], color=INK, label="training rows"),
+            Line2D([], [], color=INK, linestyle="--", label="held-out rows"),
         ]
-    ax.legend(handles=handles, fontsize=8, frameon=False, title="environment", title_fontsize=8)
+    ax.legend(handles=handles, fontsize=8, frameon=False)

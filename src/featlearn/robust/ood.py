@@ -114,9 +114,9 @@ class OODHead(ClassifierMixin, BaseEstimator):
     head cannot add features: where the invariant feature is not in Z, no objective finds it. With many columns of noise
     the penalties are met by noise: compare them with those of held-out rows (``validation_fraction``).
 
-    Normalisations differ between codes. Codes that add the losses of two environments and average the squared D_e
-    have twice our weight of the IRM penalty and twice our ``alpha``. For V-REx, (a - b)^2 beside a + b is our p/2 for
-    the losses a, b, and the unbiased variance (a - b)^2 / 2 beside a + b is our p.
+    Normalisations differ between codes. Where the losses a + b of two environments are added, beside alpha and a weight
+    p, ours are alpha/2 and, for p times the mean of D_e^2, p/2; for p (a - b)^2, 2 p; for p times the unbiased variance
+    (a - b)^2 / 2, p.
 
     Published are the objectives. The choice of the start, the test of degeneracy and the facts above on minima and
     their depth are this library's, from closed forms and quadrature.
