@@ -457,10 +457,11 @@ def test_starts_that_do_not_fit_are_refused():
         {"coef_init": np.zeros((2, 3))},
         {"coef_init": np.zeros((1, 4))},
         {"coef_init": np.zeros((1, 3)), "intercept_init": [0.0, 1.0]},
-        {"coef_init": np.zeros((1, 3)), "intercept_init": [np.inf]},
     ):
         with pytest.raises(DataError, match=r"expected \(1, 3\) and \(1,\)"):
             head.fit(Z, y, environments, **start)
+    with pytest.raises(DataError, match="intercept_init with 1 of 1 entries NaN or infinite"):
+        head.fit(Z, y, environments, coef_init=np.zeros((1, 3)), intercept_init=[np.inf])
     with pytest.raises(DataError, match="coef_init with 1 of 3 entries NaN"):
         head.fit(Z, y, environments, coef_init=[[np.nan, 0, 0]])
 

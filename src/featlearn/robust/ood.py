@@ -141,7 +141,7 @@ class OODHead(ClassifierMixin, BaseEstimator):
     >>> Z = np.stack([1.5 * (2 * y - 1), 2.5 * spurious], axis=1) + rng.normal(size=(4000, 2))
     >>> erm = OODHead("erm").fit(Z, y, environment)
     >>> head = OODHead("vrex", max_iter=500).fit(Z, y, environment)
-    >>> bool(abs(head.coef_[0, 1]) < 0.2 < erm.coef_[0, 1])
+    >>> bool(abs(head.coef_[0, 1]) < 0.3 < 0.6 < erm.coef_[0, 1])
     True
     """
 
@@ -192,8 +192,8 @@ class OODHead(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         Z : array, DataFrame or Tensor of shape (n, d)
-            Features, best of similar scale: the steps of Adam are of equal size in all of them.
-            Single precision stays single.
+            Features, best of similar scale: the steps of Adam are of equal size in all of them. Single precision stays
+            single.
         y : array of shape (n,)
             Labels that sort.
         environments : array of shape (n,), optional
@@ -309,11 +309,11 @@ class OODHead(ClassifierMixin, BaseEstimator):
         coef = np.atleast_2d(as_tensor(coef_init, name="coef_init")[0].detach().cpu().numpy())
         intercept = np.zeros(outputs)
         if intercept_init is not None:
-            intercept = np.atleast_1d(np.asarray(intercept_init, dtype=np.float64))
-        if coef.shape != (outputs, width) or intercept.shape != (outputs,) or not np.isfinite(intercept).all():
+            intercept = as_tensor(intercept_init, name="intercept_init")[0].detach().cpu().numpy()
+        if coef.shape != (outputs, width) or intercept.shape != (outputs,):
             raise DataError(
                 f"Got coef_init of shape {coef.shape} and intercept_init of shape {intercept.shape}, but expected "
-                f"{(outputs, width)} and {(outputs,)}, finite, for {n_classes} classes and {width} features."
+                f"{(outputs, width)} and {(outputs,)} for {n_classes} classes and {width} features."
             )
         return LinearFit(coef, intercept, 0, True)
 
