@@ -22,6 +22,11 @@ How do I get more of it, faster, or in another layer?
 What do the equations predict, exactly, and what do they say about my run?
     Solvable models, phase diagrams and ``diagnose`` are in ``featlearn.dynamics``.
 
+Did it learn the right feature, and can I use it?
+    Groups: ``group_report``. Features and what they tell: ``extract_features``, ``feature_probe``, ``probe_model``.
+    A last layer that ignores the spurious attribute: ``DFRClassifier``. Richer features for other environments:
+    ``FeATPretrainer``, ``OODHead``.
+
 Names load at first use: ``import featlearn`` imports no other package. Data to try things on is in
 ``featlearn.datasets``.
 """
@@ -32,7 +37,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import agop, datasets, dynamics, kernels, linalg, machines, measure, plots, report, training
+    from . import agop, datasets, dynamics, kernels, linalg, machines, measure, plots, report, robust, training
     from .agop.definition import agop_of_function
     from .agop.feature_speed import feature_speed
     from .agop.layers import Rows, register_layer_rule
@@ -51,6 +56,13 @@ if TYPE_CHECKING:
     from .measure.relations import canonical_relations
     from .measure.results import FeatureReport, LayerReport
     from .measure.tracker import FeatureTracker
+    from .robust.dfr import DFRClassifier
+    from .robust.feat import FeATPretrainer
+    from .robust.features import extract_features
+    from .robust.group_report import group_report
+    from .robust.model_probe import probe_model
+    from .robust.ood import OODHead
+    from .robust.probe import feature_probe
     from .training.balance import balance_of, layer_balance
     from .training.coordinate import coordinate_check
     from .training.groups import feature_speed_groups
@@ -101,6 +113,14 @@ __all__ = [
     "coordinate_check",
     "layer_balance",
     "balance_of",
+    # Did it learn the right feature, and can I use it?
+    "group_report",
+    "extract_features",
+    "feature_probe",
+    "probe_model",
+    "DFRClassifier",
+    "FeATPretrainer",
+    "OODHead",
     # rooms with names of their own
     "agop",
     "datasets",
@@ -111,6 +131,7 @@ __all__ = [
     "measure",
     "plots",
     "report",
+    "robust",
     "training",
 ]
 
@@ -150,6 +171,13 @@ _HOME = {
     "coordinate_check": "training.coordinate",
     "layer_balance": "training.balance",
     "balance_of": "training.balance",
+    "group_report": "robust.group_report",
+    "extract_features": "robust.features",
+    "feature_probe": "robust.probe",
+    "probe_model": "robust.model_probe",
+    "DFRClassifier": "robust.dfr",
+    "FeATPretrainer": "robust.feat",
+    "OODHead": "robust.ood",
 }
 
 
