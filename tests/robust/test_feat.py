@@ -140,41 +140,47 @@ class Spy:
         return own_loss(logits[:, None], codes)
 
 
-@pytest.mark.parametrize("keep", ["all", "latest"])
-def test_a_second_round_minimises_its_worst_set_and_a_share_of_what_it_retains(keep):
+def test_a_second_round_minimises_its_worst_set_and_a_share_of_what_it_retains():
     X, y = two_cues(1000)
-    options = {"keep": keep, "retain_weight": 0.3, "alpha": 0.0}
+    options = {"retain_weight": 0.3, "alpha": 0.0}
     before = rounds(1, **options).fit(X, y)
     right = before.masks_[0]
     spy = Spy()
     model = rounds(2, **options, loss=spy).fit(X, y)
-    learned = [np.full(1000, True), ~right] if keep == "all" else [~right]
-    of_step = len(learned) + 1
-    calls = spy.calls[-60 * of_step :][:of_step]  # of the first step of round 2
-    first = model.history_[60]
+    first, calls = model.history_[60], spy.calls[-60 * 3 :][:3]  # of the first step of round 2
     assert (first["round"], first["step"]) == (2, 1)
-    for (logits, codes), rows, loss in zip(
-        calls, [*learned, right], first["set_losses"] + first["retention_losses"], strict=True
-    ):
+    losses = first["set_losses"] + first["retention_losses"]
+    for (logits, codes), rows, loss in zip(calls, [np.full(1000, True), ~right, right], losses, strict=True):
         np.testing.assert_array_equal(codes, y[rows])
         assert own_loss(torch.from_numpy(logits)[:, None], torch.from_numpy(codes)).item() == pytest.approx(loss)
-    np.testing.assert_allclose(calls[-1][0], before.decision_function(X)[right], rtol=1e-9)
-    assert first["loss"] == pytest.approx(max(first["set_losses"]) + 0.3 * first["retention_losses"][0], rel=1e-12)
+    np.testing.assert_array_equal(calls[0][0][~right], calls[1][0])
+    np.testing.assert_allclose(calls[2][0], before.decision_function(X)[right], rtol=1e-9)
+    assert first["loss"] == pytest.approx(max(losses[:2]) + 0.3 * losses[2], rel=1e-12)
     assert first["retention_accuracies"] == [1.0]
-    if keep == "all":
-        np.testing.assert_array_equal(calls[0][0][~right], calls[1][0])
 
 
-def test_with_all_sets_a_third_round_has_two_wrong_sets_and_two_heads_to_retain():
+@pytest.mark.parametrize(
+    ("keep", "sets", "kept"),
+    [
+        ("all", ["all", "wrong after round 1", "wrong after round 2"], ["right after round 1", "right after round 2"]),
+        ("latest", ["all", "wrong after round 2"], ["right after round 2"]),
+    ],
+)
+def test_sets_of_a_third_round(keep, sets, kept):
     X, y = two_cues(1000)
-    model = rounds(3, stop_margin=0.0).fit(X, y)
+    model = rounds(3, keep=keep, stop_margin=0.0).fit(X, y)
     third = model.rounds_[model.rounds_["round"] == 3]
-    assert list(third["set"]) == [
-        "all", "wrong after round 1", "wrong after round 2", "right after round 1", "right after round 2",
-    ]  # fmt: skip
-    assert list(third["role"]) == ["learn"] * 3 + ["retain"] * 2
-    wrong, right = (~model.masks_).sum(axis=1), model.masks_.sum(axis=1)
-    assert list(third["n"]) == [1000, wrong[0], wrong[1], right[0], right[1]]
+    assert list(third["set"]) == sets + kept
+    assert list(third["role"]) == ["learn"] * len(sets) + ["retain"] * len(kept)
+    counts = {"all": 1000}
+    for k in (1, 2):
+        counts |= {
+            f"wrong after round {k}": (~model.masks_[k - 1]).sum(),
+            f"right after round {k}": model.masks_[k - 1].sum(),
+        }
+    assert list(third["n"]) == [counts[name] for name in third["set"]]
+    last = model.history_[-1]
+    assert (len(last["set_losses"]), len(last["retention_losses"])) == (len(sets), len(kept))
 
 
 def test_the_table_of_rounds_is_that_of_the_masks():
@@ -323,15 +329,15 @@ def test_the_default_network_has_two_layers_of_256_and_the_precision_of_x():
 
 def test_each_parameter_changes_the_features():
     X, y = two_cues(400)
-    base = rounds(2).fit(X, y)
-    assert base.n_rounds_ == 2
+    base = rounds(3, stop_margin=0.0).fit(X, y)
+    assert len(base.history_) == 180
     changes = {
         "steps_per_round": 61, "retain_weight": 0.5, "keep": "latest", "alpha": 0.1, "learning_rate": 0.02,
         "batch_size": 100, "random_state": 1, "loss": lambda logits, codes: (logits - codes).square().mean(),
         "n_rounds": 1, "stop_margin": 0.4,
     }  # fmt: skip
     for name, value in changes.items():
-        other = rounds(2).set_params(**{name: value}).fit(X, y)
+        other = rounds(3, stop_margin=0.0).set_params(**{name: value}).fit(X, y)
         assert not np.allclose(other.transform(X), base.transform(X)), name
 
 

@@ -43,12 +43,12 @@ def plot_rounds(
     DataError
         Another number of Axes.
     """
-    axes = panels(ax, 2, (11.0, 4.0))
+    axes = panels(ax, 2, (11.0, 4.6))
     numbers = sorted({int(row["round"]) for row in rounds})
     colors = dict(zip(numbers, layer_colors(len(numbers)), strict=True))
     _accuracies(axes[0], rounds, numbers, colors)
     if len(axes) == 2:
-        _losses(axes[1], history, colors)
+        _losses(axes[1], rounds, history, colors)
     return axes
 
 
@@ -76,17 +76,18 @@ def _accuracies(ax: Axes, rounds: Sequence[Mapping[str, Any]], numbers: Sequence
             if not retained:
                 ax.plot([x - 0.45 * width, x + 0.45 * width], [row["majority"]] * 2, color=INK, lw=1.8)
             ax.annotate(
-                f"{row['accuracy']:.2f}\nn={row['n']:,}",
+                f"{row['accuracy']:.2f} (n={row['n']:,})",
                 (x, row["accuracy"]),
-                xytext=(0, 2),
+                xytext=(0, 3),
                 textcoords="offset points",
                 ha="center",
                 va="bottom",
-                fontsize=7,
+                rotation=90,
+                fontsize=8,
             )
     ax.set_xticks(numbers, labels)
     ax.set_xlim(numbers[0] - 0.5, numbers[-1] + 0.5)
-    ax.set_ylim(0, 1.4)
+    ax.set_ylim(0, 1.36)
     ax.set_yticks(np.linspace(0, 1, 6))
     ax.set_ylabel("accuracy at the end of the round")
     handles = [
@@ -97,7 +98,7 @@ def _accuracies(ax: Axes, rounds: Sequence[Mapping[str, Any]], numbers: Sequence
     kept = ax.bar([0], [0], color="none", edgecolor=COMPARISON, hatch="////", label="earlier head, rows it had right")
     handles += [kept] if any(row["role"] == "retain" for row in rounds) else []
     line = Line2D([], [], color=INK, lw=1.8, label="commonest class")
-    ax.legend(handles=[*handles, line], fontsize=8, frameon=False, loc="upper left", ncols=2)
+    ax.legend(handles=[*handles, line], fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
 
 
 def _color_of_set(name: str, colors: dict[int, str]) -> str:
@@ -108,17 +109,17 @@ def _color_of_set(name: str, colors: dict[int, str]) -> str:
     return colors[place + 1] if name.startswith("wrong") else colors[place]
 
 
-def _losses(ax: Axes, history: Sequence[Mapping[str, Any]], colors: dict[int, str]) -> None:
+def _losses(
+    ax: Axes, rounds: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, Any]], colors: dict[int, str]
+) -> None:
     """Loss of every set to learn over the steps of all rounds; of the rows to retain, dashed."""
     first = 0
-    for k, color in colors.items():
+    for k in colors:
         own = [entry for entry in history if entry["round"] == k]
         steps = first + np.arange(1, len(own) + 1)
-        sets = np.array([entry["set_losses"] for entry in own]).T
-        for i, losses in enumerate(sets):
-            # Later sets came later: the last of a round is the one that this round is about.
-            shade = color if len(sets) == 1 else layer_colors(len(colors))[min(k - len(sets) + i, len(colors) - 1)]
-            ax.plot(steps, losses, color=shade, lw=1.4)
+        names = [str(row["set"]) for row in rounds if row["round"] == k and row["role"] == "learn"]
+        for name, losses in zip(names, np.array([entry["set_losses"] for entry in own]).T, strict=True):
+            ax.plot(steps, losses, color=_color_of_set(name, colors), lw=1.4)
         kept = np.array([entry["retention_losses"] for entry in own]).T
         for losses in kept:
             ax.plot(steps, losses, color=COMPARISON, lw=1.1, ls="--")

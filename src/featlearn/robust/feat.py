@@ -62,7 +62,7 @@ class FeATPretrainer(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transform
     stop_margin : float, default=0.1
         Accuracy above the commonest class that a round must reach on every set.
     keep : {"all", "latest"}, default="all"
-        Which sets remain: all, or those of the last finished round alone (then A holds only its wrong rows).
+        Which sets remain after a round: all, or the set of all rows and the two sets of the last finished round.
     alpha : float, default=1e-3
         Of the sum of squares of all trained parameters, biases too.
     learning_rate : float, default=1e-3
@@ -239,7 +239,7 @@ class FeATPretrainer(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transform
             if reason is not None:
                 break
             if self.keep == "latest":
-                learn, retain = [], []
+                learn, retain = learn[:1], []
             learn.append(LearnSet.of(f"wrong after round {k}", wrong, codes))
             retain.append(RetainSet(f"right after round {k}", head, right.nonzero()[:, 0]))
         self.stop_reason_ = reason or ALL_ROUNDS
