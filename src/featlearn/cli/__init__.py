@@ -1,5 +1,5 @@
-"""The command line ``featlearn measure | fit | predict | coordinate-check | dynamics | demo | doctor``: exit codes,
-short errors.
+"""The command line ``featlearn measure | fit | predict | coordinate-check | dynamics | groups | probe | robust | demo |
+doctor``: exit codes, short errors.
 
 Nothing here, nor in the modules that only declare a command's options, imports torch, pandas, matplotlib or rich: they
 load inside the body of a command, so that ``--help`` answers at once.
@@ -21,8 +21,11 @@ from .demo import demo
 from .doctor import doctor
 from .dynamics import dynamics
 from .fit import fit
+from .groups import groups
 from .measure import measure
 from .predict import predict
+from .probe import probe
+from .robust import robust
 
 __all__ = ["app", "main"]
 
@@ -43,6 +46,9 @@ app.command()(fit)
 app.command()(predict)
 app.command()(coordinate_check)
 app.add_typer(dynamics, name="dynamics")
+app.command()(groups)
+app.command()(probe)
+app.command()(robust)
 app.command()(demo)
 app.command()(doctor)
 

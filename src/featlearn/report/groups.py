@@ -19,7 +19,7 @@ from .files import atomic_write
 from .numbers import NOTHING, count, fixed, fixed_text, name, percent
 from .tables import Column, Row, Table
 
-__all__ = ["write_group_report"]
+__all__ = ["group_page", "write_group_report"]
 
 PARTS = ("groups", "worst_group", "expected_min_if_equal", "information", "selection", "caveats")
 MEANS = {
@@ -82,6 +82,14 @@ def write_group_report(
     OSError
         The file cannot be written.
     """
+    page = group_page(reports, title=title, caveats=caveats)
+    atomic_write(path, environment().get_template("groups.html").render(page))
+
+
+def group_page(
+    reports: Mapping[str, Mapping[str, Any]], *, title: str | None = None, caveats: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """What the template shows, as :func:`write_group_report` is given it."""
     if not reports:
         raise DataError("Got no report, but expected at least one.")
     for report in reports.values():
@@ -91,7 +99,7 @@ def write_group_report(
     first = next(iter(reports.values()))
     scale = _scale(reports.values())
     single = len(reports) == 1
-    page = {
+    return {
         "title": title or ("Accuracy of every group" if first["metric"] == "accuracy" else "Every group"),
         "reports": reports,
         "first": first,
@@ -105,7 +113,6 @@ def write_group_report(
         "groups": [(method, _group_table(method, report)) for method, report in reports.items()],
         "caveats": first["caveats"] if caveats is None else caveats,
     }
-    atomic_write(path, environment().get_template("groups.html").render(page))
 
 
 # --- figure -----------------------------------------------------------------------------------------------------------

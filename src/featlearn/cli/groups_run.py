@@ -1,0 +1,126 @@
+"""The body of ``featlearn groups``, and how a group report looks on a screen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ..exceptions import DataError
+from .group_table import crossed_columns, label_of
+from .outcome import Outcome, text_table, wrapped
+from .table_data import read_table
+
+__all__ = ["caveat_lines", "figure_size", "fixed", "interval", "run_groups"]
+
+WIDEST = 24.0  # inches
+
+
+def run_groups(
+    path: Path,
+    columns: Mapping[str, str],
+    names: Sequence[str],
+    train_path: Path | None,
+    told: dict[str, Any],
+    outcome: Outcome,
+) -> int:
+    """Print the report and write what was asked for; 0.
+
+    Parameters
+    ----------
+    path : Path
+    columns : mapping
+        "truth" and "predicted".
+    names : sequence of str
+        Columns that are crossed.
+    train_path : Path or None
+        Table of training rows.
+    told : dict
+        More arguments of :func:`featlearn.robust.group_report.group_report`.
+    outcome : Outcome
+    """
+    from ..robust.group_report import group_report
+    from ..robust.selection import check_selection
+
+    outcome.check()
+    try:
+        check_selection(told["selection"])
+    except DataError as problem:
+        raise typer.BadParameter(str(problem).replace("selection=", "--selection ")) from problem
+    table = read_table(path)
+    truth, predicted = (label_of(table, columns[key], f"--{key}") for key in ("truth", "predicted"))
+    groups = crossed_columns(table, names)
+    training = None if train_path is None else crossed_columns(read_table(train_path), names, f"({train_path}) --group")
+    try:
+        report = group_report(truth, predicted, groups, train_groups=training, **told)
+    except DataError as problem:  # files were read and are whole: what is left is the choice of columns
+        raise typer.BadParameter(_in_columns(str(problem), columns)) from problem
+    outcome.tell(_lines(path, report.to_dict(), names))
+    outcome.write(
+        report.to_dict(),
+        lambda page: report.to_html(page, title=f"Accuracy of every group: {path.name}"),
+        figure_size([entry.label for entry in report.entries], 1),
+        lambda figure: report.plot(figure.subplots()),
+    )
+    return 0
+
+
+def _in_columns(message: str, columns: Mapping[str, str]) -> str:
+    """The message with the names that the command line has."""
+    words = {"y_true": f"--truth {columns['truth']}", "y_pred": f"--predicted {columns['predicted']}"}
+    for ours, theirs in words.items():
+        message = message.replace(ours, theirs)
+    return message
+
+
+def _lines(path: Path, report: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    weighted = any(math.isfinite(entry["train_share"]) for entry in report["groups"])
+    interval_head = f"{report['confidence']:.0%} interval"
+    head = ["group", "n", "correct", "accuracy", interval_head, *(["of training"] if weighted else []), ""]
+    rows = [
+        [
+            entry["label"],
+            f"{entry['n']:,}",
+            f"{entry['n_correct']:,}",
+            fixed(entry["accuracy"]),
+            interval(entry["low"], entry["high"]),
+            *([f"{entry['train_share']:.1%}"] if weighted else []),
+            "worst" if entry["label"] == report["worst_group"] else "" if entry["n"] else "no rows",
+        ]
+        for entry in report["groups"]
+    ]
+    crossed = " x ".join(dict.fromkeys(names))
+    return [
+        f"{path}: {report['n']:,} rows, {len(rows)} groups of {crossed}",
+        "",
+        *text_table(head, rows, texts=(0, -1), optional=[2, *([5] if weighted else [])]),
+        "",
+        *wrapped(report["summary"].splitlines()),
+        "",
+        *caveat_lines(report["caveats"]),
+    ]
+
+
+def figure_size(groups: Sequence[str], methods: int) -> tuple[float, float]:
+    """Inches in which the names of groups stand side by side, an attribute a line, and those of methods above."""
+    longest = max(len(part) for group in groups for part in group.split(", "))
+    room = 0.75 if len(groups) > 6 else max(1.15, 0.25 + 0.09 * longest)  # names of many groups are slanted
+    return min(WIDEST, max(6.4, room * (len(groups) + 3))), 4.4 + 0.2 * methods
+
+
+def caveat_lines(caveats: Sequence[str]) -> list[str]:
+    """What to beware of, a line each."""
+    return wrapped([f"- {caveat}" for caveat in caveats], "  ")
+
+
+def fixed(value: float) -> str:
+    """Three decimals; a dash for what is not defined."""
+    return f"{value:.3f}" if math.isfinite(value) else "-"
+
+
+def interval(low: float, high: float) -> str:
+    """``0.913 to 0.951``."""
+    return f"{low:.3f} to {high:.3f}" if math.isfinite(low) and math.isfinite(high) else "-"

@@ -1,0 +1,91 @@
+"""A last layer as a file of its own, and in its network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import torch
+from safetensors.torch import save_file, save_model
+from torch import nn
+
+from ..robust.dfr import DFRClassifier
+from ..robust.last_layer import as_linear, install_head
+
+__all__ = ["check_head_fits", "save_head", "save_network"]
+
+FORMULA = "logits = features @ coef.T + intercept; of two classes one row, of the second"
+
+
+def check_head_fits(network: nn.Module, width: int, batch: Any) -> None:
+    """Refuse a network whose last linear layer does not read ``width`` features.
+
+    Raises
+    ------
+    ModelError
+        As :func:`featlearn.robust.last_layer.install_head` would, but before anything was fitted.
+    """
+    install_head(network, as_linear([[0.0] * width], [0.0]), batch=batch)
+
+
+def save_head(head: DFRClassifier, path: Path, about: Mapping[str, Any]) -> None:
+    """Write ``coef`` (K, d) and ``intercept`` (K,), for features as they leave the network, in double precision.
+
+    Parameters
+    ----------
+    head : DFRClassifier
+        Fitted.
+    path : Path
+        Written whole or not at all.
+    about : mapping
+        Goes to the metadata of the file, every value as JSON.
+    """
+    tensors = {
+        "coef": torch.from_numpy(head.raw_coef_).contiguous(),
+        "intercept": torch.from_numpy(head.raw_intercept_).contiguous(),
+    }
+    metadata = _metadata({"kind": "featlearn last layer", "formula": FORMULA, **about})
+    _beside(path, lambda place: save_file(tensors, place, metadata))
+
+
+def save_network(network: nn.Module, head: DFRClassifier, batch: Any, path: Path, about: Mapping[str, Any]) -> None:
+    """Write the weights of a copy of the network with the head as its last layer.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Not changed.
+    head : DFRClassifier
+        Fitted to what its last linear layer reads.
+    batch : tensor
+        Shows which layer runs last.
+    path : Path
+        Written whole or not at all. Names are those of ``state_dict``; of tied tensors one is kept.
+    about : mapping
+        Goes to the metadata, every value as JSON.
+
+    Raises
+    ------
+    ModelError
+        The head does not fit.
+    """
+    retrained = install_head(network, head, batch=batch)
+    metadata = _metadata({"kind": "featlearn network with a new last layer", **about})
+    _beside(path, lambda place: save_model(retrained, place, metadata))
+
+
+def _metadata(about: Mapping[str, Any]) -> dict[str, str]:
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
+
+
+def _beside(path: Path, write: Callable[[str], object]) -> None:
+    beside = path.with_name(f".{path.name[:100]}.{uuid4().hex}.tmp")
+    try:
+        write(str(beside))
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
