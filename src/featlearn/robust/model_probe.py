@@ -134,7 +134,7 @@ def _read(
     first, second = (extract(network, rows, layers=layers, pool=pool, labels=True) for rows in batches)
     for found in (first, second):
         if len(found.labels) != 2:
-            raise DataError(f"Got {len(found.labels)} labels a row, but expected two: batches of (x, y, s).")
+            raise DataError(f"Got batches of {1 + len(found.labels)} parts, but expected three: (x, y, s).")
     return first, second
 
 

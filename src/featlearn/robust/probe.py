@@ -92,6 +92,9 @@ def feature_probe(
     resampled within each group, the same for all features: that of the excess is paired. The pair of decodabilities is
     the published evaluation; controls, their excess and its interval are this library's own.
 
+    Decodability is that of this probe: a penalised head does not read a feature of small variance beside a large one,
+    and a head without penalty digs it out. Compare values of one probe only.
+
     References
     ----------
     Izmailov, Kirichenko, Gruver and Wilson, "On feature learning in the presence of spurious correlations",

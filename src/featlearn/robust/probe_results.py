@@ -146,13 +146,14 @@ class FeatureProbe:
         for point in {point.name: point for point in (best, last)}.values():
             which = "Best" if point is best else "Last"
             lines.append(
-                f"{which}: {point.name}, core {point.core_wga:.3f} ({point.core_low:.3f} to {point.core_high:.3f}), "
+                f"{which}: {point.name!r}, core {point.core_wga:.3f} ({point.core_low:.3f} to {point.core_high:.3f}), "
                 f"spurious {point.spurious_wga:.3f} ({point.spurious_low:.3f} to {point.spurious_high:.3f})"
                 f"{_verdict(point)}."
             )
         lines.append(
-            f"Probes: {self.probe}, {self.n_per_group} rows or fewer of each group; {self.n_test} test rows in "
-            f"{len(self.groups)} groups; information: {self.information}; selection: {self.selection}."
+            f"Probes: {self.probe}; fitted on {self.n_train} rows, {self.n_per_group} of them in the smallest group; "
+            f"{self.n_test} test rows in {len(self.groups)} groups; information: {self.information}; "
+            f"selection: {self.selection}."
         )
         return "\n".join(lines)
 
