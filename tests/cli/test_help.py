@@ -29,6 +29,9 @@ print(json.dumps({"code": code, "loaded": sorted(sys.modules)}))
         ["dynamics", "phase-diagram", "-h"],
         ["dynamics", "verify", "--help"],
         ["dynamics", "diagnose", "--help"],
+        ["groups", "--help"],
+        ["robust", "--help"],
+        ["probe", "-h"],
         ["demo", "-h"],
         ["doctor", "--help"],
         ["--version"],
@@ -53,12 +56,32 @@ def test_help_of_measure_names_every_option_of_the_specification(featlearn) -> N
     assert [option for option in options.split() if option not in outcome.out] == []
 
 
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("groups", "--truth --predicted --group --train-groups --information --selection --confidence"),
+        ("robust", "--layer --split-column --train-groups --predicted --information --selection --save --save-network"),
+        ("probe", "--layer --split-column --no-baselines --refits --checkpoint --untrained"),
+    ],
+)
+def test_help_of_commands_about_groups_names_their_options(featlearn, command: str, options: str) -> None:
+    text = featlearn(command, "--help").out
+    shared = "--html --json --png --seed --quiet --traceback"
+    if command != "groups":
+        shared += (
+            " --groups --label --group --model --model-args --weights --images --file-column --image-size --device"
+        )
+    assert [option for option in f"{options} {shared}".split() if option not in text] == []
+
+
 def test_help_and_version(featlearn) -> None:
     from featlearn import __version__
 
     outcome = featlearn("--help")
     assert [
-        name for name in ("measure", "fit", "predict", "coordinate-check", "demo", "doctor") if name not in outcome.out
+        name
+        for name in ("measure", "fit", "predict", "coordinate-check", "groups", "robust", "probe", "demo", "doctor")
+        if name not in outcome.out
     ] == []
     assert "..." not in outcome.out.split("Commands:")[1]  # no summary is cut
     assert featlearn("--version").out == f"featlearn {__version__}\n"

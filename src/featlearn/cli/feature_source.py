@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import typer
 from torch import nn
 
+from ..agop.batches import parse_batch
+from ..agop.taps import guest
+from ..exceptions import DataError, FeatlearnError
 from .data_loading import InputNeeds, Preparation, read_numbers
 from .group_table import GroupTable
 from .listed_images import ListedImages
 from .model_loading import load_device, load_model, load_weights
+from .object_loading import blame
 from .saved_features import SavedFeatures, find_features
 from .table_data import column_named
 
@@ -94,4 +99,20 @@ class FeatureSource:
         used = np.concatenate([table.rows.fit, table.rows.test])
         scale = read_numbers(self.mean, "--mean"), read_numbers(self.std, "--std", positive=True)
         how = Preparation(len(used), self.batch_size, self.seed, self.image_size, *scale)
-        return ListedImages(self.images, table.frame[column].to_numpy(), used, how, InputNeeds.of(network))
+        images = ListedImages(self.images, table.frame[column].to_numpy(), used, how, InputNeeds.of(network))
+        _try(network, next(iter(images.batches(used[:2]))), str(self.images))
+        return images
+
+
+def _try(network: nn.Module, batch: Any, name: str) -> None:
+    """Refuse images that the network's own ``forward`` refuses."""
+    try:
+        with guest(network), torch.no_grad():
+            parse_batch(batch, network).call(network)
+    except FeatlearnError:
+        raise
+    except Exception as problem:
+        raise DataError(
+            f"Got images of shape {tuple(batch[0].shape[1:])} from {name}, which the model cannot process: "
+            f"{blame(problem)}. Check the number of channels and --image-size; a model without convolutions gets RGB."
+        ) from problem
