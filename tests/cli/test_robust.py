@@ -87,9 +87,11 @@ def test_without_a_split_every_group_is_halved_at_random_and_it_is_said(featlear
     asked = ("robust", "features.npy", "--groups", "plain.csv", "--label", "y", "--group", "background")
     found = told(featlearn(*asked, "--json", "-"))
     assert "ERM" not in found["comparison"]["reports"]
-    assert found["provenance"]["split"] == "every group halved at random (seed 0)"
+    assert found["provenance"]["split"] == "by halving every group at random (seed 0)"
     assert all(abs(row["fit"] - row["test"]) <= 1 and row["train"] == 0 for row in found["rows"])
-    assert "every group halved at random (seed 0)" in " ".join(featlearn(*asked).out.split())
+    outcome = featlearn(*asked)
+    assert "split by halving every group at random (seed 0)" in " ".join(outcome.out.split())
+    assert "nothing says which rows trained the network" in outcome.err
     other = told(featlearn(*asked, "--json", "-", "--seed", 1))
     assert other["comparison"] != found["comparison"]
     weighted = told(featlearn(*asked, "--json", "-", "--train-groups", "train.csv"))

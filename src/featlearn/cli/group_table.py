@@ -21,6 +21,10 @@ __all__ = ["GroupTable", "Rows", "crossed_columns", "label_of", "read_groups"]
 
 Indices = NDArray[np.int64]
 
+UNTOLD = (
+    "nothing says which rows trained the network, so every group was halved at random. If some rows did, the numbers "
+    "are too good: say train, held-out or test in a column split."
+)
 SPLIT = "split"  # the column that says so by itself
 # The numbers are those of the metadata that come with Waterbirds, CelebA and WILDS.
 WORDS = {
@@ -73,12 +77,15 @@ class Rows:
         Rows that trained the network: their groups weigh a mean. May be empty.
     how : str
         Where the split comes from, in words.
+    note : str or None
+        What the user must see to because of it.
     """
 
     fit: Indices
     test: Indices
     train: Indices
     how: str
+    note: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,5 +200,9 @@ def _halved(columns: dict[str, NDArray[Any]], seed: int) -> Rows:
         np.arange(len(next(iter(columns.values())))), test_size=0.5, stratify=codes, random_state=seed
     )
     return Rows(
-        np.sort(fit), np.sort(test), np.array([], dtype=np.int64), f"every group halved at random (seed {seed})"
+        np.sort(fit),
+        np.sort(test),
+        np.array([], dtype=np.int64),
+        f"by halving every group at random (seed {seed})",
+        UNTOLD,
     )

@@ -54,6 +54,8 @@ def run_probe(source: FeatureSource, wanted: ProbeOptions, outcome: Outcome, com
         raise typer.BadParameter("Got --no-baselines with --model, but they are made from the model. Leave it out.")
     outcome.check()
     table = read_groups(wanted.groups, wanted.label, [wanted.group], wanted.split_column, source.seed, single=True)
+    if table.rows.note is not None:
+        outcome.note(table.rows.note)
     verbose = int(sys.stderr.isatty() and not outcome.quiet)
     if source.model is None:
         result = _of_files(source, wanted, table, verbose)

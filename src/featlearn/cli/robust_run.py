@@ -90,6 +90,8 @@ def run_robust(source: FeatureSource, wanted: RobustOptions, outcome: Outcome, c
     _check_options(wanted)
     outcome.check()
     table = read_groups(wanted.groups, wanted.label, wanted.group, wanted.split_column, source.seed)
+    if table.rows.note is not None:
+        outcome.note(table.rows.note)
     training = _training_groups(wanted, table)
     told_own = _predictions(wanted.predicted, table)
     found = _from_model(source, wanted, table, outcome) if source.model else _from_files(source, wanted, table)
