@@ -127,3 +127,16 @@ def test_what_is_no_probe_is_refused_before_anything_is_written(tmp_path) -> Non
     with pytest.raises(DataError, match="without probe"):
         write_probe_report({"rows": [], "provenance": {}}, tmp_path / "page.html")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_probe_writes_its_page_itself(tmp_path: Path) -> None:
+    probe = FeatureProbe.from_dict(
+        told(point("pixels", 0.6, 0.9, control="pixels"), point("a <b>", 0.8, 0.9, 0.2))["probe"]
+    )
+    probe.to_html(tmp_path / "probe.html", title="Mine")
+    text = (tmp_path / "probe.html").read_text(encoding="utf-8")
+    assert "<h1>Mine</h1>" in text
+    assert "a &lt;b&gt;" in text
+    assert "Command" not in text
+    assert "to fit" not in text
+    assert all(line.split("(")[0].strip() in text for line in probe.summary().splitlines()[:1])

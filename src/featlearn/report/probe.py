@@ -54,7 +54,8 @@ def write_probe_report(told: Mapping[str, Any], path: str | PathLike[str], *, ti
     Parameters
     ----------
     told : mapping
-        What ``featlearn probe --json`` writes: "probe" is ``FeatureProbe.to_dict()``.
+        "probe" is ``FeatureProbe.to_dict()``, "rows" counts every group, "provenance" names features, label,
+        attribute and version: what ``featlearn probe --json`` writes, and ``FeatureProbe.to_html`` in short.
     path : path-like
         Written whole or not at all; the folder must exist.
     title : str, optional
@@ -174,10 +175,10 @@ def _heading(point: Mapping[str, Any]) -> Markup:
 
 
 def _rows_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    columns = [
-        Column("to fit", "Rows that the probes were fitted to, before they were balanced.", lambda x: count(x["fit"])),
-        Column("to test", "Rows that judge them.", lambda x: count(x["test"])),
-    ]
+    columns = [Column("to test", "Rows that judge the probes.", lambda x: count(x["test"]))]
+    if all("fit" in row for row in rows):
+        meaning = "Rows that the probes were fitted to, before they were balanced."
+        columns.insert(0, Column("to fit", meaning, lambda x: count(x["fit"])))
     return make_table("Rows of every group", columns, {row["label"]: row for row in rows})
 
 

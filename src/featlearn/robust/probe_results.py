@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from html import escape
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -190,6 +191,15 @@ class FeatureProbe:
         from ..plots.probe import plot_probe
 
         return plot_probe(self.to_dict(), ax)
+
+    def to_html(self, path: str | PathLike[str], *, title: str | None = None) -> None:
+        """Write one page that needs no network and no other file; whole or not at all."""
+        from .. import __version__
+        from ..report.probe import write_probe_report
+
+        rows = [{"label": label, "test": n} for label, n in self.groups.items()]
+        about = {"features": "the network", "label": "y", "attribute": "s", "version": __version__}
+        write_probe_report({"probe": self.to_dict(), "rows": rows, "provenance": about}, path, title=title)
 
     def _repr_html_(self) -> str:
         text = "".join(f"<p>{escape(line)}</p>" for line in self.summary().splitlines())
