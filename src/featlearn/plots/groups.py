@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -27,6 +28,7 @@ _METHODS = (ALIGNMENT, "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", CO
 NARROW = 0.2  # of the room of a group: in bars narrower than this, numbers are turned
 BAR = 0.8  # of the room of a group
 WIDEST_WORDS = 6  # groups whose names still stand upright
+LETTERS = 15  # of a name that stand upright beside its neighbours
 
 
 def plot_groups(reports: Mapping[str, Mapping[str, Any]], ax: Axes | None = None) -> Axes:
@@ -59,7 +61,9 @@ def plot_groups(reports: Mapping[str, Mapping[str, Any]], ax: Axes | None = None
     sides = len(names) + 1 + len(MEANS)
     if ax is None:
         width = max(6.4, (1.15 if len(names) <= WIDEST_WORDS else 0.75) * sides * (1 + 0.12 * len(reports)))
-        ax = plt.subplots(figsize=(min(width, 24.0), 4.2 + 0.18 * len(reports)), layout="constrained")[1]
+        lines = max(_in_lines(name).count("\n") for name in names)
+        height = 4.0 + 0.18 * len(reports) + 0.15 * lines
+        ax = plt.subplots(figsize=(min(width, 24.0), height), layout="constrained")[1]
     offsets = [(place - (len(reports) - 1) / 2) * BAR / len(reports) for place in range(len(reports))]
     for report, color, offset in zip(reports.values(), method_colors(len(reports)), offsets, strict=True):
         _bars(ax, report, color, offset, BAR / len(reports))
@@ -135,9 +139,7 @@ def _whisker(ax: Axes, x: float, low: float, high: float) -> None:
 def _dress(ax: Axes, report: Mapping[str, Any], names: Sequence[str], count: int) -> None:
     counts = [entry["n"] for entry in report["groups"]]
     upright = count <= WIDEST_WORDS
-    labels = [
-        f"{name.replace(', ', chr(10)) if upright else name}\nn = {n:,}" for name, n in zip(names, counts, strict=True)
-    ]
+    labels = [f"{_in_lines(name) if upright else name}\nn = {n:,}" for name, n in zip(names, counts, strict=True)]
     places = [*range(len(names)), *(len(names) + 0.5 + place for place in range(1 + len(MEANS)))]
     words = [*labels, "worst\ngroup", *MEANS.values()]
     turned: dict[str, Any] = {} if upright else {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
@@ -159,6 +161,12 @@ def _dress(ax: Axes, report: Mapping[str, Any], names: Sequence[str], count: int
     ax.set_xlim(-0.6, places[-1] + 0.6)
     ax.set_ylabel(report["metric"])
     ax.spines[["top", "right"]].set_visible(False)
+
+
+def _in_lines(name: str) -> str:
+    """Attributes one below the other; long ones break, at the equals sign if that is enough."""
+    parts = [part if len(part) <= LETTERS else part.replace("=", "= ") for part in name.split(", ")]
+    return "\n".join(line for part in parts for line in wrap(part, LETTERS) or [""])
 
 
 def _legend(ax: Axes, reports: Mapping[str, Mapping[str, Any]]) -> None:
