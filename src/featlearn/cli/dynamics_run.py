@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
-import sys
-import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import typer
 
 from ..exceptions import DataError
-from .figure_files import check_figure, write_figure
-from .output_files import STANDARD_OUTPUT, check_writable
+from .outcome import Outcome, text_table, wrapped
 
 if TYPE_CHECKING:
     from ..dynamics.phase_diagram import PhaseDiagram
@@ -22,54 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["every_pair", "run_diagnose", "run_phase_diagram", "run_verify"]
 
 NUMBERS = ("eT", "eF", "e0", "Theta0", "rho", "gamma", "gamma_prime", "slope")
-LINE = 100  # columns of prose
-
-
-@dataclass(frozen=True)
-class Files:
-    """Where page, figure and numbers go; the table goes to stderr where standard output carries the numbers."""
-
-    html: Path | None = None
-    figure: Path | None = None
-    json: str | None = None
-
-    def check(self) -> None:
-        """Refuse files that cannot be written, and one file for two things.
-
-        Raises
-        ------
-        typer.BadParameter
-            Before any work starts.
-        """
-        if self.html is not None:
-            check_writable(self.html, "--html")
-        if self.figure is not None:
-            check_figure(self.figure, "--png")
-        numbers = Path(self.json) if self.json not in (None, STANDARD_OUTPUT) else None
-        if numbers is not None:
-            check_writable(numbers, "--json")
-        given = [path.resolve() for path in (self.html, self.figure, numbers) if path is not None]
-        if len(set(given)) < len(given):
-            raise typer.BadParameter("Got one file for two of --html, --png and --json, but expected different files.")
-
-    def tell(self, lines: Sequence[str]) -> None:
-        """Print the table."""
-        typer.echo("\n".join(lines), file=sys.stderr if self.json == STANDARD_OUTPUT else sys.stdout)
-
-    def write_numbers(self, told: Mapping[str, Any]) -> None:
-        """Write or print the JSON, if asked for."""
-        from ..report.json import dump_json, write_json
-
-        if self.json == STANDARD_OUTPUT:
-            typer.echo(dump_json(told))
-        elif self.json is not None:
-            write_json(told, self.json)
-
-    def list(self) -> None:
-        """Say what was written."""
-        written = [str(path) for path in (self.html, self.figure, self.json) if path not in (None, STANDARD_OUTPUT)]
-        if written:
-            self.tell([f"Wrote {' and '.join(written)}."])
 
 
 # --- phase-diagram ----------------------------------------------------------------------------------------------------
@@ -88,8 +36,8 @@ def run_phase_diagram(
     """Print the points of the diagram and write what was asked for; 0."""
     from ..dynamics.phase_diagram import phase_diagram
 
-    files = Files(html, png, json)
-    files.check()
+    outcome = Outcome(html, png, json)
+    outcome.check()
     if mine and len(mine) > 1:
         raise typer.BadParameter(f"Got --mine {len(mine)} times, but expected it once: the map has one point of yours.")
     point = parse_exponents(mine[0]) if mine else None
@@ -99,17 +47,8 @@ def run_phase_diagram(
         )
     except DataError as problem:  # here all of it is the command line's
         raise typer.BadParameter(str(problem)) from problem
-    files.write_numbers(diagram.to_dict())
-    files.tell(_point_table(diagram))
-    if html is not None:
-        diagram.to_html(html)
-    if png is not None:
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(6.6, 5.2), layout="constrained")  # no window system is asked for
-        diagram.plot(figure.subplots())
-        write_figure(figure, png)
-    files.list()
+    outcome.tell(_point_table(diagram))
+    outcome.write(diagram.to_dict(), diagram.to_html, (6.6, 5.2), lambda figure: diagram.plot(figure.subplots()))
     return 0
 
 
@@ -148,7 +87,7 @@ def _point_table(diagram: PhaseDiagram) -> list[str]:
     return [
         f"Plane of {diagram.plane}, {about}phases at large width",
         "",
-        *_table(head, rows, texts=(0, *range(-len(words), 0))),
+        *text_table(head, rows, texts=(0, *range(-len(words), 0))),
     ]
 
 
@@ -159,26 +98,25 @@ def run_verify(names: Sequence[str], fast: bool, json: str | None) -> int:
     """Print every comparison as it is made; 0 when all agree, else 1."""
     from ..dynamics.verification import CASES, verify_models
 
-    files = Files(json=json)
-    files.check()
+    outcome = Outcome(json=json)
+    outcome.check()
     try:
         comparisons = verify_models(names, fast=fast)
     except DataError as problem:
         raise typer.BadParameter(str(problem)) from problem
     cases = [case.about for name in CASES for case in CASES[name]]
     first, second = max(map(len, CASES)), max(map(len, cases))
-    files.tell([f"     {'model'.ljust(first)}  {'case'.ljust(second)}  {'apart':>8}  {'allowed':>8}"])
+    outcome.tell([f"     {'model'.ljust(first)}  {'case'.ljust(second)}  {'apart':>8}  {'allowed':>8}"])
     told, apart = [], []
     for name, case, agreement in comparisons:
         mark, unit = "ok  " if agreement.ok else "FAIL", " standard errors" if agreement.kind == "statistical" else ""
         row = f"{mark} {name.ljust(first)}  {case.about.ljust(second)}"
-        files.tell([f"{row}  {agreement.worst:8.1e}  {agreement.tolerance:8.1e}{unit}"])
+        outcome.tell([f"{row}  {agreement.worst:8.1e}  {agreement.tolerance:8.1e}{unit}"])
         told.append({"model": name, "case": case.about, **agreement.to_dict()})
         if not agreement.ok:
             apart.append(f"{name} ({case.about}) in {agreement.quantity} at {agreement.at:g}")
-    files.tell([f"Closed form and simulation disagree: {'; '.join(apart)}." if apart else "All agree."])
-    files.write_numbers({"kind": "Verification", "schema": 1, "comparisons": told})
-    files.list()
+    outcome.tell([f"Closed form and simulation disagree: {'; '.join(apart)}." if apart else "All agree."])
+    outcome.write({"kind": "Verification", "schema": 1, "comparisons": told})
     return 1 if apart else 0
 
 
@@ -203,22 +141,21 @@ def run_diagnose(
     from ..dynamics.diagnose import diagnose_weights
     from .model_loading import read_weights
 
-    files = Files(html, json=json)
-    files.check()
+    outcome = Outcome(html, json=json)
+    outcome.check()
     diagnosis = diagnose_weights(read_weights(before, "BEFORE"), read_weights(after, "AFTER"), pairs)
     told = diagnosis.to_dict()
-    files.write_numbers(told)
-    files.tell([*_evidence_table(told), "", *_mechanism_table(told), "", *_wrapped(told)])
-    if html is not None:
-        diagnosis.to_html(html)
-    files.list()
+    sentences = [*(f"Beware: {flag}." for flag in told["flags"]), told["advice"]]
+    remarks = wrapped([sentence for sentence in sentences if sentence])
+    outcome.tell([*_evidence_table(told), "", *_mechanism_table(told), "", *remarks])
+    outcome.write(told, diagnosis.to_html)
     return 0
 
 
 def _evidence_table(told: Mapping[str, Any]) -> list[str]:
     known = {name: entry for name, entry in told["evidence"].items() if math.isfinite(entry["value"])}
     rows = [[name.replace("_", " "), f"{entry['value']:.3g}", entry["meaning"]] for name, entry in known.items()]
-    return _table(["measure", "value", "meaning"], rows, texts=(0, 2))
+    return text_table(["measure", "value", "meaning"], rows, texts=(0, 2))
 
 
 def _mechanism_table(told: Mapping[str, Any]) -> list[str]:
@@ -233,23 +170,4 @@ def _mechanism_table(told: Mapping[str, Any]) -> list[str]:
     ]
     most = told["mechanisms"]["thresholds"]
     limits = f"Mechanisms: |score| above {most['score']:.3f}, |rescaling| above {most['rescaling']:.3f} (conventions)."
-    return [*_table(head, rows, texts=(0, -1)), "", limits]
-
-
-def _wrapped(told: Mapping[str, Any]) -> list[str]:
-    sentences = [*(f"Beware: {flag}." for flag in told["flags"]), told["advice"]]
-    return [textwrap.fill(sentence, LINE) for sentence in sentences if sentence]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[int]) -> list[str]:
-    """Columns of equal width, texts to the left and numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    left = {place % len(head) for place in texts}
-    lines = [
-        "  ".join(
-            cell.ljust(width) if place in left else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in (head, *rows)
-    ]
-    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
+    return [*text_table(head, rows, texts=(0, -1)), "", limits]

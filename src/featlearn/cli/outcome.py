@@ -74,9 +74,9 @@ class Outcome:
     def write(
         self,
         told: Mapping[str, Any],
-        page: Callable[[Path], None],
-        size: tuple[float, float],
-        draw: Callable[[Figure], object],
+        page: Callable[[Path], None] | None = None,
+        size: tuple[float, float] | None = None,
+        draw: Callable[[Figure], object] | None = None,
     ) -> None:
         """Write what was asked for, each file whole or not at all, and say so.
 
@@ -84,11 +84,11 @@ class Outcome:
         ----------
         told : mapping
             The numbers.
-        page : callable
-            Writes the page.
-        size : tuple of float
+        page : callable, optional
+            Writes the page, of a command that has one.
+        size : tuple of float, optional
             Of the figure, in inches.
-        draw : callable
+        draw : callable, optional
             Draws into it.
         """
         from ..report.json import dump_json, write_json
@@ -97,9 +97,9 @@ class Outcome:
             typer.echo(dump_json(told))
         elif self.json is not None:
             write_json(told, self.json)
-        if self.html is not None:
+        if self.html is not None and page is not None:
             page(self.html)
-        if self.figure is not None:
+        if self.figure is not None and draw is not None:
             from matplotlib.figure import Figure
 
             figure = Figure(figsize=size, layout="constrained")  # no window system is asked for
