@@ -40,6 +40,7 @@ from sklearn.linear_model import LogisticRegression
 from spurious import EPOCHS, GROUP_STEP, TRAININGS, cnn, mean_and_error, predicted, train
 from torch import nn
 
+from featlearn import DFRClassifier, extract_features, group_report
 from featlearn.datasets import (
     Split,
     SpuriousDataset,
@@ -49,9 +50,6 @@ from featlearn.datasets import (
 )
 from featlearn.datasets.fashion_mnist import has_fashion_mnist
 from featlearn.exceptions import FeatlearnWarning
-from featlearn.robust.dfr import DFRClassifier
-from featlearn.robust.features import extract_features
-from featlearn.robust.group_report import group_report
 from featlearn.robust.group_results import GroupReport
 from featlearn.robust.penalties import group_shares
 from featlearn.robust.untrained import untrained_copy
