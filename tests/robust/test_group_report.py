@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from featlearn.exceptions import DataError, FeatlearnWarning
 from featlearn.report.json import dump_json
-from featlearn.robust.group_intervals import accuracy_draws, equal_draws, wilson_interval
+from featlearn.robust.group_intervals import equal_draws, minimum_interval, wilson_interval
 from featlearn.robust.group_report import group_report
 from featlearn.robust.group_results import GroupReport
 from featlearn.robust.groups import as_groups
@@ -82,27 +82,67 @@ def test_expected_minimum_of_equal_groups_is_the_exact_one(counts, expected):
     assert not report.beyond_chance
 
 
-def test_interval_of_the_worst_group_has_the_exact_coverage_of_resampling_within_groups():
-    counts = (300, 200, 60, 80)
-    y, s = crossed(counts)
-    report = group_report(y, predicted((0.9, 0.85, 0.8, 0.8), counts), (y, s), n_boot=20000, **QUIET)
-    shares = [entry.accuracy for entry in report.entries]
-    below = 1 - at_least(report.worst_group_low, counts, shares)
-    above = at_least(report.worst_group_high + 1e-6, counts, shares)
-    step = 0.015  # of probability, of the coarsest proportion near the ends
-    assert 0.025 - step < below <= 0.025 + 0.004
-    assert 0.025 - step < above <= 0.025 + 0.004
-    assert report.beyond_chance == (report.worst_group_accuracy < report.min_if_equal_low)
+SHAPES = {
+    "near one": ((500,) * 4, (0.995,) * 4),
+    "equal": ((50,) * 4, (0.9,) * 4),
+    "apart": ((642, 642, 2255, 2255), (0.75, 0.97, 0.80, 0.99)),
+    "two groups of three rows": ((50, 50, 3, 3), (0.99,) * 4),
+    "small, in the middle": ((5,) * 4, (0.5,) * 4),
+    "many": ((20,) * 16, (0.85,) * 16),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_interval_of_the_worst_group_holds_the_smallest_accuracy_as_often_as_it_says(shape):
+    n, p = map(np.array, SHAPES[shape])
+    drawn = np.random.default_rng(0).binomial(n, p, size=(400, len(n)))
+    for confidence in (0.95, 0.8):
+        ends = np.array([minimum_interval(k, n, confidence) for k in drawn])
+        worst = (drawn / n).min(axis=1)
+        assert (ends[:, 0] <= worst).all()
+        assert (worst <= ends[:, 1]).all()
+        risk = (1 - confidence) / 2
+        allowed = risk + 3 * math.sqrt(risk * (1 - risk) / len(drawn))
+        assert (ends[:, 0] > p.min()).mean() <= allowed
+        assert (ends[:, 1] < p.min()).mean() <= allowed
+
+
+def test_percentiles_of_a_bootstrap_would_not():
+    """Why the interval is another than the usual one."""
+    rng, n = np.random.default_rng(0), np.full(4, 50)
+    held = 0
+    for k in rng.binomial(n, 0.9, size=(300, 4)):
+        low, high = np.quantile((rng.binomial(n, k / n, size=(400, 4)) / n).min(axis=1), [0.025, 0.975])
+        held += low <= 0.9 <= high
+    assert held / 300 < 0.85
+
+
+@pytest.mark.parametrize(
+    ("k", "n"), [((3, 40, 7), (10, 50, 9)), ((0, 5), (4, 5)), ((4, 5, 0), (4, 5, 0)), ((9,), (9,))]
+)
+def test_interval_of_the_worst_group_is_made_of_the_exact_ones_of_scipy(k, n):
+    filled = [(a, b) for a, b in zip(k, n, strict=True) if b]
+    low = min(binomtest(a, b).proportion_ci(0.9).low for a, b in filled)
+    high = min(binomtest(a, b).proportion_ci(1 - 0.1 / len(filled)).high for a, b in filled)
+    assert minimum_interval(k, n, 0.9) == pytest.approx((low, high), abs=1e-12)
+
+
+def test_three_right_rows_of_three_leave_the_worst_group_open():
+    y, s = (np.concatenate([np.repeat([0, 1], 50), extra]) for extra in ([0] * 3 + [1] * 3, [1] * 3 + [0] * 3))
+    for groups in ((y, s), np.column_stack([y == a for a in (0, 1)] + [(y == a) & (s == 1 - a) for a in (0, 1)])):
+        report = group_report(y, y, groups, **QUIET)
+        assert (report.worst_group_accuracy, report.worst_group_high) == (1.0, 1.0)
+        assert report.worst_group_low == pytest.approx(0.025 ** (1 / 3))
 
 
 def test_groups_that_share_rows_share_what_is_drawn():
     rng = np.random.default_rng(0)
-    own, correct = rng.random(400) < 0.3, rng.random(400) < 0.8
+    own = rng.random(400) < 0.3
     labels = as_groups(np.column_stack([own, own, ~own, rng.random(400) < 0.5]))
-    for draws in (accuracy_draws(correct, labels, 300, rng), equal_draws(0.8, labels, 300, rng)):
-        assert (draws[:, 0] == draws[:, 1]).all()
-        assert abs(np.corrcoef(draws[:, 0], draws[:, 2])[0, 1]) < 4 / math.sqrt(300)  # no rows in common
-        assert np.corrcoef(draws[:, 2], draws[:, 3])[0, 1] > 0.4
+    draws = equal_draws(0.8, labels, 300, rng)
+    assert (draws[:, 0] == draws[:, 1]).all()
+    assert abs(np.corrcoef(draws[:, 0], draws[:, 2])[0, 1]) < 4 / math.sqrt(300)  # no rows in common
+    assert np.corrcoef(draws[:, 2], draws[:, 3])[0, 1] > 0.4
 
 
 def test_a_row_without_a_group_leaves_the_minimum_of_equal_groups_as_it_is():
@@ -113,17 +153,6 @@ def test_a_row_without_a_group_leaves_the_minimum_of_equal_groups_as_it_is():
     assert report.expected_min_if_equal == pytest.approx(mean_of_minimum(counts, [0.8] * 3), abs=0.003)
     assert report.mean_accuracy_test == pytest.approx(120 / 151)
     assert (report.overlapping, report.n_in_no_group) == (False, 1)
-
-
-def test_bootstrap_of_overlapping_groups_is_that_of_resampled_rows():
-    rng = np.random.default_rng(1)
-    masks, correct = rng.random((300, 3)) < [0.5, 0.2, 0.7], rng.random(300) < 0.7
-    draws = accuracy_draws(correct, as_groups(masks), 3000, rng)
-    rows = [rng.integers(300, size=300) for _ in range(3000)]
-    loop = np.array([[correct[r][masks[r, g]].mean() for g in range(3)] for r in rows])
-    errors = loop.std(axis=0) / math.sqrt(1500)
-    assert (np.abs(draws.mean(axis=0) - loop.mean(axis=0)) < 3 * errors).all()
-    assert np.cov(draws.T) == pytest.approx(np.cov(loop.T), abs=3 * loop.var(axis=0).max() * math.sqrt(2 / 1500))
 
 
 # --- means and the worst group ----------------------------------------------------------------------------------------
@@ -237,8 +266,9 @@ def test_a_metric_that_is_accuracy_gives_the_report_of_accuracy():
     for key in ("worst_group", "worst_group_accuracy", "mean_accuracy_test", "mean_accuracy_train_weighted"):
         assert getattr(other, key) == pytest.approx(getattr(plain, key))
     assert other.metric == "share_correct"
-    assert other.worst_group_low == pytest.approx(plain.worst_group_low, abs=0.02)
-    assert other.worst_group_high == pytest.approx(plain.worst_group_high, abs=0.02)
+    resampled = np.random.default_rng(5).binomial(counts, [e.accuracy for e in plain.entries], size=(4000, 4)) / counts
+    ends = np.quantile(resampled.min(axis=1), [0.025, 0.975])
+    assert (other.worst_group_low, other.worst_group_high) == pytest.approx(tuple(ends), abs=0.02)
     # Shuffles keep the number of correct rows, which a binomial draw does not: the minimum is a little higher.
     assert other.expected_min_if_equal == pytest.approx(plain.expected_min_if_equal, abs=0.01)
     for mine, theirs in zip(other.entries, plain.entries, strict=True):

@@ -15,9 +15,9 @@ from ..exceptions import DataError, FeatlearnWarning
 from .group_intervals import (
     Floats,
     Metric,
-    accuracy_draws,
     equal_draws,
     metric_draws,
+    minimum_interval,
     shuffled_draws,
     value_of,
     wilson_interval,
@@ -67,7 +67,7 @@ def group_report(
     confidence : float, default 0.95
         Of all intervals.
     n_boot : int, default 1000
-        Bootstrap samples.
+        Bootstrap samples of a metric; accuracy needs none.
     random_state : int, default 0
         What draws them.
     information : str, optional
@@ -92,12 +92,17 @@ def group_report(
 
     Notes
     -----
-    A group's interval is Wilson's. That of the worst group is a percentile interval of bootstrap samples, rows
-    resampled within each group (all together where groups overlap). A minimum is biased down: ``expected_min_if_equal``
-    is the mean of the smallest accuracy when all groups have the pooled one (4000 simulated outcomes). With a metric,
-    intervals come from the bootstrap, without samples in which it is nan, and the minimum of equal groups from
-    ``n_boot`` shuffles of the rows over the groups. Accuracy costs little; a metric is called ``2 n_boot G`` times. The
-    means are those of the literature; the simulation of equal groups is this library's own.
+    A group's interval is Wilson's. That of the worst group holds the smallest of the groups' accuracies with at least
+    ``confidence``: exact bounds of all groups, combined (:func:`~featlearn.robust.group_intervals.minimum_interval`).
+    Percentiles of bootstrap samples, the usual choice, hold less: they call three rows of three certain.
+    A minimum is biased down: ``expected_min_if_equal`` is the mean of the smallest accuracy when all groups have the
+    pooled one (4000 simulated outcomes).
+
+    With a metric there are no such bounds: intervals are percentiles of bootstrap samples, rows resampled within each
+    group (all together where groups overlap), without samples in which it is nan, and too narrow in small groups. The
+    minimum of equal groups comes from ``n_boot`` shuffles of the rows over the groups. A metric is called
+    ``2 n_boot G`` times; accuracy costs little. The means are those of the literature; the interval of the worst group
+    and the simulation of equal groups are this library's own.
 
     References
     ----------
@@ -124,9 +129,7 @@ def group_report(
         shares = training[0].counts / training[0].counts.sum()
     _warn_of_empty(labels, shares)
     if metric is None:
-        scores = _accuracy_scores(
-            np.asarray(y_true == y_pred, dtype=np.bool_), labels, confidence, n_boot, random_state
-        )
+        scores = _accuracy_scores(np.asarray(y_true == y_pred, dtype=np.bool_), labels, confidence, random_state)
     else:
         scores = _metric_scores(metric, y_true, y_pred, labels, confidence, n_boot, random_state)
     return _assemble(
@@ -145,20 +148,17 @@ def group_report(
 
 @dataclass(frozen=True)
 class _Scores:
-    """Values of the groups with their ends, and draws of the smallest: resampled, and of equal groups."""
+    """Values of the groups with their ends, the ends of the smallest, and draws of the smallest of equal groups."""
 
     overall: float
     values: Floats
     n_correct: NDArray[np.int64] | None
     ends: tuple[Floats, Floats]
-    smallest: Floats
+    smallest_ends: tuple[float, float]
     smallest_if_equal: Floats
 
 
-def _accuracy_scores(
-    correct: NDArray[np.bool_], labels: GroupLabels, confidence: float, n_boot: int, random_state: int
-) -> _Scores:
-    boot, chance = np.random.default_rng(random_state).spawn(2)
+def _accuracy_scores(correct: NDArray[np.bool_], labels: GroupLabels, confidence: float, random_state: int) -> _Scores:
     masks, counts = labels.masks, labels.counts
     hits = masks[correct].sum(axis=0, dtype=np.int64)
     # Rows of no group say nothing about how the groups differ.
@@ -168,8 +168,8 @@ def _accuracy_scores(
         values=np.divide(hits, counts, out=np.full(len(counts), np.nan), where=counts > 0),
         n_correct=hits,
         ends=wilson_interval(hits, counts, confidence),
-        smallest=_smallest(accuracy_draws(correct, labels, n_boot, boot)),
-        smallest_if_equal=_smallest(equal_draws(pooled, labels, EQUAL_DRAWS, chance)),
+        smallest_ends=minimum_interval(hits, counts, confidence),
+        smallest_if_equal=_smallest(equal_draws(pooled, labels, EQUAL_DRAWS, np.random.default_rng(random_state))),
     )
 
 
@@ -189,12 +189,13 @@ def _metric_scores(
         )
     draws = metric_draws(metric, y_true, y_pred, labels, n_boot, boot)
     low, high = _percentiles(draws, confidence)
+    worst_low, worst_high = _percentiles(_smallest(draws)[:, None], confidence)[:, 0]
     return _Scores(
         overall=value_of(metric, y_true, y_pred, "all groups"),
         values=values,
         n_correct=None,
         ends=(low, high),
-        smallest=_smallest(draws),
+        smallest_ends=(float(worst_low), float(worst_high)),
         smallest_if_equal=_smallest(shuffled_draws(metric, y_true, y_pred, labels, n_boot, chance)),
     )
 
@@ -219,7 +220,6 @@ def _assemble(scores: _Scores, labels: GroupLabels, shares: Floats | None, **abo
     weighted = math.nan
     if shares is not None and not (shares[~filled] > 0).any():
         weighted = float(shares[filled] @ scores.values[filled])
-    worst_ends = _percentiles(scores.smallest[:, None], confidence)[:, 0]
     equal_ends = _percentiles(scores.smallest_if_equal[:, None], confidence)[:, 0]
     masks = labels.masks
     return GroupReport(
@@ -229,8 +229,8 @@ def _assemble(scores: _Scores, labels: GroupLabels, shares: Floats | None, **abo
         overlapping=bool((masks.sum(axis=1) > 1).any()),
         worst_group=labels.names[worst],
         worst_group_accuracy=float(scores.values[worst]),
-        worst_group_low=float(worst_ends[0]),
-        worst_group_high=float(worst_ends[1]),
+        worst_group_low=scores.smallest_ends[0],
+        worst_group_high=scores.smallest_ends[1],
         expected_min_if_equal=float(scores.smallest_if_equal.mean()),
         min_if_equal_low=float(equal_ends[0]),
         min_if_equal_high=float(equal_ends[1]),

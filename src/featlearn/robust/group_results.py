@@ -62,7 +62,7 @@ class GroupReport:
     worst_group : str
         The first of those with the lowest accuracy.
     worst_group_accuracy, worst_group_low, worst_group_high : float
-        Its value, and a percentile interval of the minimum over the groups.
+        Its value, and an interval of the minimum over the groups: of exact bounds; of percentiles for another metric.
     expected_min_if_equal, min_if_equal_low, min_if_equal_high : float
         What the minimum would be if all groups had the pooled accuracy: mean and central interval.
     mean_accuracy_test, mean_accuracy_train_weighted, mean_accuracy_balanced : float
@@ -74,7 +74,7 @@ class GroupReport:
     confidence : float
         Of all intervals.
     n_boot, random_state : int
-        Bootstrap samples, and what drew them.
+        Bootstrap samples of a metric, and what drew them and the minimum of equal groups.
     information, selection : str or None
         Which labels the method used, and how its hyperparameters were chosen; None when it was not told.
     """
