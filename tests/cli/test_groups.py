@@ -122,3 +122,33 @@ def test_a_file_that_is_no_table_is_4(featlearn, folder: Path) -> None:
     outcome = featlearn("groups", "nowhere.csv", "--truth", "y", "--predicted", "p", "--group", "y")
     assert (outcome.code, outcome.out) == (4, "")
     assert "nowhere.csv" in outcome.err
+
+
+def test_rows_that_are_not_test_rows_are_left_out_and_this_is_said(featlearn, folder: Path) -> None:
+    frame = group_tables.write_features(folder)
+    outcome = featlearn("groups", "groups.csv", *ASKED[1:], "--json", "g.json")
+    judged, training = (frame[frame["split"] == use] for use in ("test", "train"))
+    report = expected(judged, train_groups=training[["y", "background"]])
+    told = json.loads((folder / "g.json").read_text(encoding="utf-8"))
+    assert GroupReport.from_dict(told).summary() == report.summary()
+    assert "300 test rows are judged, by the column split; 600 others are not. 300 training rows" in outcome.err
+    renamed = frame.rename(columns={"split": "part"})
+    renamed.to_csv(folder / "renamed.csv", index=False)
+    assert "groups.csv" not in featlearn("groups", "renamed.csv", *ASKED[1:]).out
+    assert "renamed.csv: 900 rows" in featlearn("groups", "renamed.csv", *ASKED[1:]).out
+    assert "renamed.csv: 300 rows" in featlearn("groups", "renamed.csv", *ASKED[1:], "--split-column", "part").out
+
+
+def test_a_split_that_cannot_be_used_is_2(featlearn, folder: Path) -> None:
+    frame = group_tables.write_features(folder)
+    frame[frame["split"] != "test"].to_csv(folder / "no_test.csv", index=False)
+    frame.assign(split="north").to_csv(folder / "strange.csv", index=False)
+    for arguments, named in (
+        (("no_test.csv", *ASKED[1:]), "without test rows"),
+        (("strange.csv", *ASKED[1:]), "Got 'north' in the column split"),
+        (("groups.csv", *ASKED[1:], "--split-column", "part"), "part"),
+        (("groups.csv", *ASKED[1:], "--train-groups", "train.csv"), "has training rows too"),
+    ):
+        outcome = featlearn("groups", *arguments)
+        assert (outcome.code, outcome.out) == (2, "")
+        assert named in outcome.err

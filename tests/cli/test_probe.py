@@ -168,3 +168,31 @@ def test_what_a_model_cannot_do_has_its_own_code(featlearn, photos, model, argum
     outcome = featlearn("probe", "--model", f"photo_nets.py:{model}", *PHOTOS, *arguments)
     assert (outcome.code, outcome.out) == (code, "")
     assert named in outcome.err
+
+
+@pytest.mark.filterwarnings("default")
+def test_groups_have_the_names_of_the_columns_and_few_rows_are_told_once(featlearn, table, folder: Path) -> None:
+    few = table.copy()
+    rare = few.index[(few["y"] == 0) & (few["background"] == "water") & (few["split"] == "held-out")]
+    few.loc[rare[4:], "split"] = "train"
+    few.to_csv(folder / "groups.csv", index=False)
+    outcome = featlearn("probe", "layers", *ASKED, "--json", "p.json")
+    assert outcome.code == 0
+    lines = [line for line in outcome.err.splitlines() if "warning" in line]
+    assert len(lines) == 1
+    assert "Fewer than 10 rows to fit on in y=0, background=water: 4" in lines[0]
+    assert "reweight" not in lines[0]
+    probe = json.loads((folder / "p.json").read_text(encoding="utf-8"))["probe"]
+    assert next(iter(probe["groups"])) == "y=0, background=land"
+    assert probe["information"].startswith("group labels (y, background)")
+    assert featlearn("probe", "layers", *ASKED, "--quiet").err == ""
+
+
+def test_layers_of_a_model_can_be_kept_whole(featlearn, photos) -> None:
+    asked = ("probe", "--model", "photo_nets.py:net", *PHOTOS, "--json", "-", "--layer", "0")
+    assert [point["pool"] for point in told(featlearn(*asked))["probe"]["points"]] == ["flatten", "mean", "mean"]
+    whole = told(featlearn(*asked, "--pool", "flatten"))["probe"]["points"]
+    assert [point["pool"] for point in whole] == ["flatten"] * 3
+    outcome = featlearn(*asked, "--pool", "median")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "auto, flatten, mean" in outcome.err

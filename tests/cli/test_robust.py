@@ -279,3 +279,15 @@ def test_what_a_model_cannot_do_has_its_own_code(featlearn, photos, folder: Path
     assert (outcome.code, outcome.out) == (code, "")
     assert named in outcome.err
     assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.filterwarnings("default")
+def test_few_rows_are_told_once_and_not_when_quiet(featlearn, folder: Path) -> None:
+    few = group_tables.write_features(folder)
+    rare = few.index[(few["y"] == 0) & (few["background"] == "water") & (few["split"] == "held-out")]
+    few.loc[rare[4:], "split"] = "train"
+    few.to_csv(folder / "groups.csv", index=False)
+    asked = ("robust", "features.npy", "--groups", "groups.csv", "--label", "y", "--group", "background")
+    lines = [line for line in featlearn(*asked).err.splitlines() if "Fewer than 10 rows" in line]
+    assert len(lines) == len(set(lines)) == 2  # of samples and of weights
+    assert featlearn(*asked, "--quiet").err == ""

@@ -203,7 +203,7 @@ def test_numbers_that_do_not_fit_are_refused(options, message):
     [
         ("mnist", None, "images='mnist', but expected one of 'digits', 'fashion-mnist', 'auto', or arrays"),
         ("digits", [1], "expected none. Leave labels= away"),
-        (np.zeros((5, 4, 4), dtype=np.uint8), None, "labels of shape"),
+        (np.zeros((5, 4, 4), dtype=np.uint8), None, "without labels="),
         (np.zeros((5, 4, 4), dtype=np.uint8), np.zeros(4, dtype=int), r"labels of shape .4,. .*shape .5,."),
         (np.zeros((5, 4, 4), dtype=np.uint8), np.zeros(5), "type float64, but expected whole numbers"),
         (np.zeros((5, 3, 4, 4)), np.zeros(5, dtype=int), "images of shape .5, 3, 4, 4., but expected"),
@@ -245,3 +245,11 @@ def test_floats_bytes_and_channels_of_one_give_the_same_images():
     )
     np.testing.assert_array_equal(ours.train.X, theirs.train.X)
     np.testing.assert_array_equal(channel.train.X, theirs.train.X)
+
+
+def test_arrays_without_labels_and_labels_in_words_are_refused_clearly():
+    images = np.zeros((20, 8, 8))
+    with pytest.raises(DataError, match="without labels="):
+        make_colored(images)
+    with pytest.raises(DataError, match=r"labels such as .*'cat'.*return_inverse"):
+        make_colored(images, np.array(["cat", "dog"] * 10))

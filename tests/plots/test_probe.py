@@ -12,7 +12,7 @@ from featlearn.plots.probe import plot_probe
 from featlearn.robust.probe_results import FeatureProbe, ProbePoint
 
 
-def point(name: str, core: float, spurious: float, **where: str | None) -> ProbePoint:
+def point(name: str, core: float, spurious: float, **where: str | bool | None) -> ProbePoint:
     return ProbePoint(
         name=name, d=3, core_wga=core, core_low=core - 0.05, core_high=core + 0.02, core_mean=core,
         spurious_wga=spurious, spurious_low=spurious - 0.01, spurious_high=spurious, spurious_mean=spurious,
@@ -29,6 +29,7 @@ def result(*points: ProbePoint) -> FeatureProbe:
     return FeatureProbe(
         points=points, groups={"y=0, s=0": 10, "y=0, s=1": 10}, n_train=100, n_per_group=20, n_test=20, n_classes=4,
         n_attributes=2, confidence=0.95, probe="ridge", information="none", selection="none", random_state=0,
+        core_chance=0.19, spurious_chance=0.44,
     )  # fmt: skip
 
 
@@ -71,8 +72,13 @@ def test_second_panel_has_values_intervals_and_the_levels_of_the_controls() -> N
     assert [label.get_text() for label in axes[1].get_xticklabels()] == [p.name for p in EPOCHS]
     words = [text.get_text() for text in axes[1].get_legend().get_texts()]
     assert words == ["core feature", "spurious attribute", "raw input", "untrained network"]
-    chance = [line for line in axes[1].lines if set(line.get_ydata()) == {0.25}]
-    assert len(chance) == 1
+    levels = [
+        line.get_ydata()[0] for line in axes[1].lines if len(set(line.get_ydata())) == 1 and line.get_zorder() == 0
+    ]
+    assert levels == [0.19, 0.44]
+    assert [text.get_text() for text in axes[1].texts] == [
+        "guesses of y in their worst group: 0.19", "guesses of s in their worst group: 0.44",
+    ]  # fmt: skip
 
 
 def test_each_layer_has_a_line_and_its_own_control() -> None:
@@ -82,9 +88,9 @@ def test_each_layer_has_a_line_and_its_own_control() -> None:
         point(f"{epoch}: {name}", 0.7, 0.95, checkpoint=epoch, layer=name) for epoch in ("a", "b") for name in layers
     ]
     axes = result(PIXELS, *inits, *crossed).plot()
-    lines = [line for line in axes[0].lines if line.get_marker() == "o"]
+    lines = [line for line in axes[0].lines if line.get_marker() == "o" and len(line.get_xdata())]
     assert [line.get_label() for line in lines] == list(layers)
-    crosses = [line for line in axes[0].lines if line.get_marker() == "+"]
+    crosses = [line for line in axes[0].lines if line.get_marker() == "+" and len(line.get_xdata())]
     assert [to_hex(line.get_color()) for line in crosses] == [to_hex(line.get_color()) for line in lines]
     names = [label.get_text() for label in axes[1].get_xticklabels()]
     assert names == ["a: conv", "b: conv", "a: fc", "b: fc"]
@@ -109,3 +115,42 @@ def test_many_epochs_keep_readable_names() -> None:
 def test_another_number_of_axes_is_refused() -> None:
     with pytest.raises(DataError, match="expected one or two"):
         result(PIXELS, INIT, *EPOCHS).plot(plt.subplots(1, 3)[1])
+
+
+def boxes(ax) -> list:
+    ax.figure.canvas.draw()
+    return [text.get_window_extent() for text in ax.texts]
+
+
+def test_names_of_layers_and_checkpoints_do_not_lie_on_each_other() -> None:
+    layers = ("conv1", "conv2", "dense")
+    crossed = [
+        point(f"{epoch}: {name}", 0.62 + 0.05 * k + 0.03 * e, 0.95 + 0.01 * k, checkpoint=epoch, layer=name)
+        for e, epoch in enumerate(("epoch 0", "epoch 3", "epoch 6"))
+        for k, name in enumerate(layers)
+    ]
+    inits = [point(f"init: {name}", 0.6 + 0.05 * k, 0.94, control="init", layer=name) for k, name in enumerate(layers)]
+    ax = result(PIXELS, *inits, *crossed).plot()[0]
+    found = boxes(ax)
+    assert len(found) >= 2
+    assert not any(a.overlaps(b) for place, a in enumerate(found) for b in found[:place])
+
+
+def test_untrained_layers_are_named_where_colours_do_not_tell_them() -> None:
+    layers = ("conv1", "dense")
+    inits = [point(f"init: {name}", 0.4 + 0.2 * k, 0.5, control="init", layer=name) for k, name in enumerate(layers)]
+    ax = result(PIXELS, *inits, *(point(name, 0.7 + 0.2 * k, 0.9, layer=name) for k, name in enumerate(layers))).plot()[
+        0
+    ]
+    assert {text.get_text() for text in ax.texts} == {"conv1", "dense", "init: conv1", "init: dense"}
+    words = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert words == ["raw input", "untrained network (by layer)"]
+
+
+def test_constant_probes_are_hollow() -> None:
+    constant = point("epoch 9", 0.0, 0.9, checkpoint="epoch 9", layer="fc", core_constant=True)
+    axes = result(PIXELS, INIT, *EPOCHS, constant).plot()
+    for ax, at in ((axes[0], (0.9, 0.0)), (axes[1], (4.0, 0.0))):
+        hollow = [line for line in ax.lines if line.get_markerfacecolor() == "white" and len(line.get_xdata())]
+        assert [(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in hollow] == [at]
+    assert "constant probe" in [text.get_text() for text in axes[1].get_legend().get_texts()]

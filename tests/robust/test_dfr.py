@@ -8,7 +8,10 @@ import pandas as pd
 import pytest
 import torch
 from scipy.special import expit
+from sklearn import config_context
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import make_scorer
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 
 from featlearn.exceptions import ConvergenceWarning, DataError, FeatlearnWarning
@@ -369,9 +372,11 @@ def overlapping(y, s):
         (lambda y, s: s[:-1], "Got 159 rows in groups"),
         (overlapping, "overlap"),
         (lambda y, s: s + 0.5, "whole numbers"),
-        (lambda y, s: np.arange(len(y)) // (len(y) - 1), "single row"),
+        (lambda y, s: np.arange(len(y)) // (len(y) - 1), "single row in group 1,"),
+        (lambda y, s: (y[:-1], s[:-1]), "no tuple: pass pandas.DataFrame"),
+        (lambda y, s: (y, pd.Categorical(s, categories=[0, 1, 2])), "no rows in y=0, s=2; y=1, s=2"),
     ],
-    ids=["empty", "length", "overlap", "halves", "single"],
+    ids=["empty", "length", "overlap", "halves", "single", "cut", "category"],
 )
 @pytest.mark.filterwarnings("ignore:Fewer than 10 rows:featlearn.exceptions.FeatlearnWarning")
 def test_groups_that_cannot_be_balanced(groups, message):
@@ -439,3 +444,40 @@ def test_small_groups_and_solvers_that_did_not_finish_are_told():
     Z, y, s = rows()
     with pytest.warns(ConvergenceWarning, match=r"3 of 3 fits \(refitting\) stopped at max_iter=1"):
         DFRClassifier(C=10.0, n_refits=3, max_iter=1, tol=1e-12).fit(Z, y, (y, s))
+
+
+# --- in scikit-learn's searches ---------------------------------------------------------------------------------------
+
+
+def worst_group_accuracy(y, predicted, groups):
+    return group_report(y, predicted, groups).worst_group_accuracy
+
+
+def test_a_search_hands_groups_to_the_fit_and_to_a_scorer_that_ask_for_them():
+    Z, y, s = rows()
+    groups = pd.DataFrame({"y": y, "s": s})
+    folds = list(StratifiedKFold(2).split(Z, 2 * y + s))  # every group in every fold
+    with config_context(enable_metadata_routing=True):
+        search = GridSearchCV(
+            DFRClassifier(n_refits=1, random_state=0).set_fit_request(groups=True),
+            {"C": [1.0, 0.1]},
+            scoring=make_scorer(worst_group_accuracy).set_score_request(groups=True),
+            cv=folds,
+        ).fit(Z, y, groups=groups)
+    assert search.best_estimator_.information_ == f"group labels on {len(y)} rows"
+    for C, found in zip((1.0, 0.1), search.cv_results_["mean_test_score"], strict=True):
+        scores = []
+        for fit, test in folds:
+            head = DFRClassifier(C=C, n_refits=1, random_state=0).fit(Z[fit], y[fit], (y[fit], s[fit]))
+            hits = head.predict(Z[test]) == y[test]
+            scores.append(min(hits[(y[test] == a) & (s[test] == b)].mean() for a in (0, 1) for b in (0, 1)))
+        assert found == pytest.approx(np.mean(scores))
+
+
+def test_an_index_in_another_order_is_refused():
+    Z, y, s = rows()
+    frame = pd.DataFrame(Z)
+    with pytest.raises(DataError, match=r"Got Z and y with the same index in different orders"):
+        DFRClassifier(C=1.0).fit(frame, pd.Series(y)[::-1], s)
+    with pytest.raises(DataError, match=r"Got Z and groups\[1\]"):
+        DFRClassifier(C=1.0).fit(frame, y, (y, pd.Series(s)[::-1]))

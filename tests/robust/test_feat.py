@@ -387,3 +387,8 @@ def test_bad_featurizers_are_refused(featurizer, message):
 def test_one_class_is_refused():
     with pytest.raises(DataError, match="one class"):
         FeATPretrainer(Small()).fit(np.ones((4, 2)), np.zeros(4))
+
+
+def test_the_class_of_a_module_is_not_a_module():
+    with pytest.raises(ModelError, match="made, not its class"):
+        FeATPretrainer(torch.nn.Linear).fit(np.zeros((4, 2)), [0, 1, 0, 1])

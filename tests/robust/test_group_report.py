@@ -330,6 +330,8 @@ def _needs_two(truth, guess):
         ({"groups": [0, 1.5, 1]}, "1.5 in groups"),
         ({"groups": np.zeros((3, 2), dtype=bool)}, "no row in any group"),
         ({"train_groups": ["a", "b"]}, "sorted"),
+        ({"y_pred": pd.Series([0, 1, 0], index=[2, 1, 0]), "y_true": pd.Series([0, 1, 1])}, "y_true and y_pred"),
+        ({"metric": "f1"}, "sklearn.metrics.f1_score"),
         ({"confidence": 95}, "confidence=95"),
         ({"n_boot": 0}, "n_boot=0"),
         ({"random_state": -1}, "random_state=-1"),
@@ -523,3 +525,45 @@ def test_notebook_shows_summary_and_table():
     assert "&lt;none&gt;" in shown
     assert "y=1, s=0" in shown
     assert "ERM" in GroupReport.compare({"ERM": waterbirds()})._repr_html_()
+
+
+def test_reports_print_as_tables_that_a_terminal_holds(pair):
+    report = waterbirds(information="group labels on 1199 held-out rows, and more words " * 3)
+    lines = str(report).splitlines()
+    assert lines[0].split() == ["n", "correct", "accuracy", "interval"]
+    for entry, line in zip(report.entries, lines[1:], strict=False):
+        assert line.split() == [
+            *entry.label.split(), f"{entry.n}", f"{entry.n_correct}", f"{entry.accuracy:.3f}",
+            f"{entry.low:.3f}-{entry.high:.3f}", *(["worst"] if entry.label == report.worst_group else []),
+        ]  # fmt: skip
+    shown = str(GroupReport.compare(pair))
+    for name, own in pair.items():
+        line = next(line for line in shown.splitlines() if line.startswith(name))
+        assert f"{own.worst_group_accuracy:.3f}" in line
+        assert f"{own.mean_accuracy_train_weighted:.3f}" in line
+        assert f"{own.gap:.3f}" in line
+        assert f"{name}: worst group {own.worst_group}; information" in shown
+    long = GroupReport.compare({"a method with a very long name of many words": report})
+    assert max(map(len, [*lines, *shown.splitlines(), *str(long).splitlines()])) <= 100
+
+
+def test_a_metric_gives_the_column_its_name():
+    y, s = crossed((20, 10, 10, 20))
+    report = group_report(y, y, (y, s), metric=share_correct, n_boot=9)
+    assert "share_correct" in report.frame().columns
+    assert "accuracy" not in report.frame().columns
+    assert "share_correct" in str(report)
+
+
+def test_reports_without_names_are_refused():
+    report = waterbirds()
+    with pytest.raises(DataError, match="by name of the method"):
+        report.compare([report, report])
+
+
+def test_markers_at_one_are_inside_of_the_figure():
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    y, s = crossed((20, 10, 10, 20))
+    ax = group_report(y, y, (y, s), **QUIET).plot()
+    assert ax.get_ylim()[1] >= 1.02
+    pyplot.close(ax.figure)

@@ -186,3 +186,34 @@ def test_selection_is_one_of_the_rules_or_not_told():
     assert [check_selection(rule) for rule in (*SELECTION_RULES, None)] == [*SELECTION_RULES, None]
     with pytest.raises(DataError, match=r"'validation'.*'oracle \(test\)'"):
         check_selection("validation")
+
+
+# --- pandas -----------------------------------------------------------------------------------------------------------
+
+
+def test_categories_without_rows_are_kept():
+    place = pd.Categorical(["land", "water", "land"], categories=["land", "water", "sky"])
+    for groups in (place, pd.Series(place), {"group": place}, pd.DataFrame({"group": place})):
+        labels = as_groups(groups)
+        assert labels.names == ["land", "sky", "water"]
+        assert labels.counts.tolist() == [2, 0, 1]
+    assert as_groups(([0, 0, 1], place)).empty == ["y=0, s=sky", "y=1, s=sky", "y=1, s=water"]
+    used, other = common_groups([place.remove_unused_categories(), place], [3, 3])
+    assert used.names == other.names == ["land", "sky", "water"]
+
+
+def test_columns_of_booleans_are_crossed_and_their_array_is_masks():
+    frame = pd.DataFrame({"a": [True, True, False], "b": [True, False, False]})
+    assert as_groups(frame).names[-1] == "a=True, b=True"
+    assert as_groups(frame.to_numpy()).counts.tolist() == [2, 1]
+
+
+def test_an_index_in_another_order_is_refused_and_another_index_is_not():
+    y, s = pd.Series([0, 1, 1, 0], index=list("abcd")), pd.Series([0, 0, 1, 1], index=list("bacd"))
+    with pytest.raises(DataError, match=r"Got groups\[0\] and groups\[1\] with the same index in different orders"):
+        as_groups((y, s))
+    with pytest.raises(DataError, match=r"groups\['s'\]"):
+        as_groups({"y": y, "s": s})
+    labels = as_groups((y, s.reset_index(drop=True)))
+    assert labels.codes.tolist() == as_groups((y.to_numpy(), s.to_numpy())).codes.tolist()
+    assert as_groups((y, s.loc[y.index])).counts.tolist() == [1, 1, 1, 1]

@@ -232,3 +232,16 @@ class Recurrent(nn.Module):
 def test_heads_that_find_no_place(build, head, options, message):
     with pytest.raises(ModelError, match=message):
         install_head(seeded(build, torch.float32), head, **options)
+
+
+def test_a_fitted_head_makes_its_layer_and_half_of_one_is_refused():
+    Z = np.random.default_rng(0).normal(size=(60, 4)) * [1.0, 5.0, 0.2, 1.0] + 3
+    head = fitted(Z)
+    made = as_linear(head, outputs=1, dtype=torch.float64)
+    np.testing.assert_allclose(made(torch.from_numpy(Z)).detach()[:, 0], head.decision_function(Z), atol=1e-12)
+    by_hand = as_linear(head.raw_coef_, head.raw_intercept_, outputs=1, dtype=torch.float64)
+    assert torch.equal(made.weight, by_hand.weight)
+    with pytest.raises(DataError, match="raw_coef_"):
+        as_linear(head.coef_)
+    with pytest.raises(DataError, match="a fitted head alone"):
+        as_linear(head, head.intercept_)

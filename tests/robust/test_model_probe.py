@@ -53,7 +53,7 @@ def test_one_layer_of_one_network() -> None:
     result = probe_model(model, FIT, TEST, probe=RIDGE, random_state=4)
     init = untrained_copy(model, 4)
     expected = by_hand({"init": (init, None), "penultimate": (model, None)}, random_state=4)
-    assert result.table.equals(expected.table)
+    assert result.table.drop(columns="pool").equals(expected.table.drop(columns="pool"))
     assert [point.control for point in result.points] == ["pixels", "init", None]
     assert [point.pool for point in result.points] == ["flatten"] * 3
 
@@ -65,7 +65,7 @@ def test_checkpoints_are_the_network_at_their_weights() -> None:
     result = probe_model(model, FIT, TEST, checkpoints=states, probe=RIDGE)
     control = untrained_copy(model)
     expected = by_hand({"init": (control, None), "epoch 1": (early, None), "epoch 2": (late, None)})
-    assert result.table.equals(expected.table)
+    assert result.table.drop(columns="pool").equals(expected.table.drop(columns="pool"))
     assert [point.checkpoint for point in result.points] == [None, "init", "epoch 1", "epoch 2"]
     assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
 
@@ -97,6 +97,10 @@ def test_pooling_and_refits_reach_the_features_and_the_probe() -> None:
     mean = probe_model(convnet, FIT, TEST, layers="0", pool="mean", probe=RIDGE)
     assert (flat.table.loc["0", "d"], mean.table.loc["0", "d"]) == (9, 3)
     assert [point.pool for point in mean.points] == ["flatten", "mean", "mean"]
+    assert mean.table["pool"].tolist() == ["flatten", "mean", "mean"]
+    assert "0: means over positions, beside all pixels" in mean.summary()
+    assert "means over positions" not in flat.summary()
+    assert str(mean).splitlines()[0].split()[:2] == ["d", "pool"]
     assert "n_refits=1" in probe_model(convnet, FIT, TEST, n_refits=1).probe
 
 
@@ -137,7 +141,8 @@ def test_bad_requests_are_refused_before_the_network_runs() -> None:
     refused("a dict of state dicts", checkpoints=[model.state_dict()])
     refused("a dict of state dicts", checkpoints={})
     state = model.state_dict()
-    refused(r"'1\.weight' of shape", ModelError, checkpoints={"epoch 1": {**state, "1.weight": torch.zeros(3, 8)}})
+    wrong = {**state, "1.weight": torch.zeros(3, 8)}
+    refused(r"Checkpoint 'epoch 1': .*'1\.weight' of shape", ModelError, checkpoints={"epoch 1": wrong})
     del state["5.bias"]
     refused(r"without '5\.bias'", ModelError, checkpoints={"epoch 1": state})
 

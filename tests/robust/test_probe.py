@@ -1,19 +1,23 @@
-"""Decodability is the probe's, fitted and scored by hand; controls are compulsory; intervals are a bootstrap's."""
+"""Decodability is the probe's, fitted and scored by hand; controls are compulsory; intervals hold what they say."""
 
 from __future__ import annotations
 
 import json
+from itertools import product
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 
 from featlearn.exceptions import DataError, FeatlearnWarning
 from featlearn.report.json import dump_json
 from featlearn.robust.dfr import DFRClassifier
+from featlearn.robust.group_intervals import minimum_interval
 from featlearn.robust.groups import balance_groups
 from featlearn.robust.probe import feature_probe
 from featlearn.robust.probe_results import FeatureProbe
@@ -47,7 +51,7 @@ def test_table_is_a_probe_fitted_to_balanced_rows_and_scored_group_by_group() ->
     table = feature_probe(X, y, s, X_test, test_y, test_s, probe=RIDGE, random_state=3).table
     assert list(table.index) == ["pixels", "init", "late", "early"]  # controls first, the others in their order
     assert list(table.columns) == [
-        "d", "core_wga", "core_mean", "spurious_wga", "spurious_mean", "excess_core", "n_per_group",
+        "d", "pool", "core_wga", "core_mean", "spurious_wga", "spurious_mean", "excess_core", "n_per_group",
     ]  # fmt: skip
     kept = balance_groups((y, s), random_state=3)
     sizes = [int(((y == a) & (s == b)).sum()) for a in (0, 1) for b in (0, 1)]
@@ -91,38 +95,117 @@ def test_n_refits_and_the_seed_reach_the_probe() -> None:
     assert means(1, 0) != means(1, 1)
 
 
-def test_intervals_are_those_of_rows_resampled_within_groups() -> None:
+def test_intervals_are_exact_bounds_and_that_of_the_excess_is_paired() -> None:
     result = probed()
     (y, s, X), (test_y, test_s, X_test) = rows(600, 0), rows(400, 1)
     kept = balance_groups((y, s), random_state=0)
-    hits = {
-        name: LogisticRegression().fit(X[name][kept], y[kept]).predict(X_test[name]) == test_y
-        for name in ("late", "pixels", "init")
-    }
-    members = [np.flatnonzero((test_y == a) & (test_s == b)) for a in (0, 1) for b in (0, 1)]
-    rng = np.random.default_rng(7)
-    worst: dict[str, list[float]] = {name: [] for name in hits}
-    for _ in range(3000):
-        drawn = [rng.choice(group, len(group)) for group in members]
-        for name, hit in hits.items():
-            worst[name].append(min(hit[group].mean() for group in drawn))
+    hits = np.array(
+        [
+            LogisticRegression().fit(X[name][kept], y[kept]).predict(X_test[name]) == test_y
+            for name in ("late", "pixels", "init")
+        ]
+    )
+    members = [(test_y == a) & (test_s == b) for a in (0, 1) for b in (0, 1)]
     point = next(point for point in result.points if point.name == "late")
-    draws = {name: np.array(values) for name, values in worst.items()}
-    # Three standard errors of a 2.5% quantile of 1000 draws against one of 3000, and a step of the accuracies' grid.
-    step = 1 / min(map(len, members))
-    ends = np.quantile(draws["late"], [0.025, 0.975])
-    np.testing.assert_allclose((point.core_low, point.core_high), ends, atol=0.3 * draws["late"].std() + step)
-    excess = draws["late"] - np.maximum(draws["pixels"], draws["init"])
+    expected = minimum_interval([hits[0, own].sum() for own in members], [own.sum() for own in members])
+    assert (point.core_low, point.core_high) == expected
+    # The oracle: a Dirichlet share of every pattern as normalised gammas, patterns counted by a loop.
+    rng, patterns = np.random.default_rng(7), list(product((0, 1), repeat=3))
+    worst = np.full((20000, 3), np.inf)
+    for own in members:
+        counts = [sum(tuple(column) == pattern for column in hits[:, own].T.astype(int)) for pattern in patterns]
+        shares = rng.gamma(np.array(counts) + 1 / 8, size=(20000, 8))
+        worst = np.minimum(worst, shares / shares.sum(axis=1, keepdims=True) @ np.array(patterns))
+    excess = worst[:, 0] - np.maximum(worst[:, 1], worst[:, 2])
     ends = np.quantile(excess, [0.025, 0.975])
-    np.testing.assert_allclose((point.excess_low, point.excess_high), ends, atol=0.3 * excess.std() + step)
+    error = 3 * excess.std() * np.sqrt(0.025 * 0.975 / 4000) / 0.05  # of a quantile of 4000 draws; density about 0.05
+    np.testing.assert_allclose((point.excess_low, point.excess_high), ends, atol=error)
 
 
-def test_features_equal_to_the_better_control_have_no_excess_and_a_paired_interval_of_no_width() -> None:
+def test_the_interval_of_the_excess_holds_it_as_often_as_it_says() -> None:
+    """Answers of known probabilities in place of features: a layer and two controls, in groups of 60 and 10 rows."""
+    rng, held = np.random.default_rng(0), 0
+    y, s = np.repeat([0, 0, 1, 1], [60, 10, 10, 60]), np.repeat([0, 1, 0, 1], [60, 10, 10, 60])
+    shares = {"layer": 0.95, "pixels": 0.85, "init": 0.8}
+    for _ in range(150):
+        sets = {name: np.where(rng.random(len(y)) < p, y, 1 - y)[:, None] for name, p in shares.items()}
+        point = feature_probe(sets, y, s, sets, y, s, probe=Told()).points[-1]
+        held += point.excess_low <= 0.1 <= point.excess_high
+    assert held / 150 > 0.95 - 3 * np.sqrt(0.05 * 0.95 / 150)
+
+
+class Told(ClassifierMixin, BaseEstimator):
+    """Says what the feature says."""
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> Told:
+        self.classes_ = np.unique(y)
+        return self
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        return X[:, 0]
+
+
+def test_features_equal_to_the_better_control_have_no_excess_and_a_narrow_paired_interval() -> None:
     y, s, X = rows(600, 0)
     X = {"pixels": X["late"], "init": X["late"], "same": X["late"]}
     point = feature_probe(X, y, s, X, y, s, probe=RIDGE).points[-1]
-    assert (point.excess_core, point.excess_low, point.excess_high) == (0.0, 0.0, 0.0)
-    assert point.core_low < point.core_high
+    assert point.excess_core == 0.0
+    assert point.excess_low < 0 < point.excess_high
+    assert point.excess_high - point.excess_low < 0.5 * (point.core_high - point.core_low)
+
+
+def test_right_answers_alone_are_not_certain() -> None:
+    y, s = np.repeat([0, 0, 1, 1], [40, 3, 3, 40]), np.repeat([0, 1, 0, 1], [40, 3, 3, 40])
+    sets = {"pixels": 1 - y[:, None], "init": 1 - y[:, None], "layer": y[:, None]}
+    with pytest.warns(FeatlearnWarning, match="Fewer than 10 rows"):
+        point = feature_probe(sets, y, s, sets, y, s, probe=Told()).points[-1]
+    assert (point.core_wga, point.core_high, point.excess_core) == (1.0, 1.0, 1.0)
+    assert point.core_low == pytest.approx(0.025 ** (1 / 3))
+    assert point.excess_low < 0.8
+
+
+def test_few_rows_are_told_once_and_without_an_option_that_there_is_not() -> None:
+    y, s, X = rows(300, 0, minority=0.05)
+    with pytest.warns(FeatlearnWarning) as caught:
+        feature_probe(X, y, s, X, y, s, n_refits=1)
+    (warning,) = caught
+    assert str(warning.message).startswith("Fewer than 10 rows to fit on in y=")
+    assert "reweight" not in str(warning.message)
+    assert warning.filename == __file__
+
+
+def test_probes_that_say_one_thing_are_marked_and_chance_is_that_of_the_worst_group() -> None:
+    y, s, X = rows(400, 0)
+    sets = {"pixels": np.zeros((400, 2)), "init": X["init"], "late": X["late"]}
+    result = feature_probe(sets, y, s, sets, y, s, probe=RIDGE)
+    assert result.points[0].core_wga == 0.0
+    assert [point.core_constant for point in result.points] == [True, False, False]
+    rng = np.random.default_rng(3)
+    sizes = list(result.groups.values())
+    worst = [min(rng.random(n).round().mean() for n in sizes) for _ in range(2000)]
+    assert result.core_chance == pytest.approx(np.mean(worst), abs=4 * np.std(worst) / np.sqrt(1300))
+    assert result.core_chance < 0.48
+    text = result.summary()
+    assert "The probe of the core feature says the same of every row, so that its worst group is 0, for: pixels" in text
+    assert f"Guesses have {result.core_chance:.3f} and" in text
+
+
+def test_a_category_without_rows_is_missed() -> None:
+    y, s, X = rows(300, 0)
+    places = pd.Categorical.from_codes(s, ["land", "water", "sky"])
+    with pytest.raises(DataError, match=r"no rows to fit on in y=0, s=sky; y=1, s=sky"):
+        feature_probe(X, y, places, X, y, places, probe=RIDGE)
+
+
+def test_it_prints_as_a_table_that_a_terminal_holds() -> None:
+    lines = str(probed()).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert lines[0].split() == ["d", "core", "interval", "spurious", "interval", "excess"]
+    late = next(line for line in lines if line.startswith("late"))
+    point = next(point for point in probed().points if point.name == "late")
+    assert f"{point.core_wga:.3f}" in late
+    assert f"{point.spurious_wga:.3f}" in late
+    assert f"{point.excess_core:+.3f}" in late
 
 
 def test_many_values_words_and_tensors_are_taken() -> None:
@@ -133,6 +216,7 @@ def test_many_values_words_and_tensors_are_taken() -> None:
     assert (result.n_classes, result.n_attributes) == (3, 2)
     assert result.table.loc["layer", ["core_wga", "spurious_wga"]].tolist() == [1.0, 1.0]
     assert list(result.groups) == [f"y={a}, s={b}" for a in ("cat", "cow", "dog") for b in (0, 1)]
+    assert str(result).splitlines()[0].split() == ["d", "core", "interval", "spurious", "interval"]
     assert "nothing here shows that anything was learned" in result.summary()
 
 

@@ -17,7 +17,7 @@ from ..exceptions import DataError
 from ..robust.groups import as_groups, label_column
 from .table_data import column_named, read_table
 
-__all__ = ["GroupTable", "Rows", "crossed_columns", "label_of", "read_groups"]
+__all__ = ["GroupTable", "Rows", "crossed_columns", "label_of", "read_groups", "told_rows"]
 
 Indices = NDArray[np.int64]
 
@@ -163,26 +163,48 @@ def read_groups(
     for name, column in columns.items():
         if len(np.unique(column)) < 2:
             raise typer.BadParameter(f"Got {name} with one value, {column[0]}, in all rows, but expected two or more.")
-    told = split if split is not None else SPLIT if SPLIT in table else None
-    rows = _halved(columns, seed) if told is None else _as_told(table, told, split is not None)
-    return GroupTable(path, table, label, columns, rows)
+    told = told_rows(table, split, ("held-out", "test"))
+    return GroupTable(path, table, label, columns, _halved(columns, seed) if told is None else told)
 
 
-def _as_told(table: pd.DataFrame, name: str, named: bool) -> Rows:
+def told_rows(table: pd.DataFrame, split: str | None, needed: Sequence[str]) -> Rows | None:
+    """Rows by what a column says of them; None without one.
+
+    Parameters
+    ----------
+    table : DataFrame
+    split : str or None
+        The column; by default the one called split, if there is one.
+    needed : sequence of {"held-out", "test"}
+        Kinds of which there must be rows.
+
+    Raises
+    ------
+    typer.BadParameter
+        No such column, other words in it, or no rows of a kind that is needed.
+    """
+    name = split if split is not None else SPLIT
+    if split is None and SPLIT not in table:
+        return None
     values = label_of(table, name, "--split-column")
     words = np.array([str(value).strip().lower() for value in values])
     use = {word: use for use, known in WORDS.items() for word in known}
     strange = [word for word in dict.fromkeys(words.tolist()) if word not in use]
     if strange:
         expected = "; ".join(" or ".join(dict.fromkeys((use, *known[-1:]))) for use, known in WORDS.items())
-        hint = "" if named else f" Rename it, or name another with --split-column, if {name} is about something else."
+        hint = (
+            ""
+            if split is not None
+            else f" Rename it, or name another with --split-column, if {name} is about something else."
+        )
         raise typer.BadParameter(f"Got {strange[0]!r} in the column {name}, but expected {expected}.{hint}")
     found = {use: np.flatnonzero(np.isin(words, known)) for use, known in WORDS.items()}
-    empty = [kind for kind in ("held-out", "test") if not len(found[kind])]
+    empty = [kind for kind in needed if not len(found[kind])]
     if empty:
+        uses = {"held-out": "the held-out ones are fitted to", "test": "the test ones judge"}
         raise typer.BadParameter(
-            f"Got the column {name} without {' or '.join(empty)} rows, but expected both: the first are fitted to, the "
-            "second judge. Rows that trained the network are neither."
+            f"Got the column {name} without {' or '.join(empty)} rows, but expected some: "
+            f"{', '.join(uses[kind] for kind in needed)}. Rows that trained the network are neither."
         )
     return Rows(found["held-out"], found["test"], found["train"], f"by the column {name}")
 

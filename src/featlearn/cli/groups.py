@@ -25,6 +25,14 @@ def groups(
         Path | None,
         Option(metavar="FILE", help="Table of the training rows with the same columns: adds the mean of the papers."),
     ] = None,
+    split_column: Annotated[
+        str | None,
+        Option(
+            metavar="NAME",
+            help="Column that says train, held-out or test (or 0, 1, 2); by default split, if there is one. Then test "
+            "rows are judged, and training rows weigh a mean; without it all rows are judged.",
+        ),
+    ] = None,
     information: Annotated[
         str | None, Option(metavar="TEXT", help="Which labels the method used, for the report.")
     ] = None,
@@ -55,4 +63,4 @@ def groups(
     outcome = Outcome(html, png, json, quiet)
     columns = {"truth": truth, "predicted": predicted}
     told = {"information": information, "selection": selection, "confidence": confidence, "random_state": seed}
-    return run_groups(predictions, columns, group, train_groups, told, outcome)
+    return run_groups(predictions, columns, group, split_column, train_groups, told, outcome)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+from numpy.typing import NDArray
 
 from ..exceptions import DataError
-from .group_table import crossed_columns, label_of
+from .group_table import crossed_columns, label_of, told_rows
 from .outcome import Outcome, text_table, wrapped
 from .table_data import read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["caveat_lines", "figure_size", "fixed", "interval", "run_groups"]
 
@@ -23,6 +27,7 @@ def run_groups(
     path: Path,
     columns: Mapping[str, str],
     names: Sequence[str],
+    split: str | None,
     train_path: Path | None,
     told: dict[str, Any],
     outcome: Outcome,
@@ -36,6 +41,8 @@ def run_groups(
         "truth" and "predicted".
     names : sequence of str
         Columns that are crossed.
+    split : str or None
+        Column that says which rows are judged.
     train_path : Path or None
         Table of training rows.
     told : dict
@@ -50,12 +57,14 @@ def run_groups(
         check_selection(told["selection"])
     except DataError as problem:
         raise typer.BadParameter(str(problem).replace("selection=", "--selection ")) from problem
-    table = read_table(path)
+    table, training, note = _judged(read_table(path), names, split, train_path)
+    if note is not None:
+        outcome.note(note)
     truth, predicted = (label_of(table, columns[key], f"--{key}") for key in ("truth", "predicted"))
     groups = crossed_columns(table, names)
-    training = None if train_path is None else crossed_columns(read_table(train_path), names, f"({train_path}) --group")
     try:
-        report = group_report(truth, predicted, groups, train_groups=training, **told)
+        with outcome.warned():
+            report = group_report(truth, predicted, groups, train_groups=training, **told)
     except DataError as problem:  # files were read and are whole: what is left is the choice of columns
         raise typer.BadParameter(_in_columns(str(problem), columns)) from problem
     outcome.tell(_lines(path, report.to_dict(), names))
@@ -66,6 +75,26 @@ def run_groups(
         lambda figure: report.plot(figure.subplots()),
     )
     return 0
+
+
+def _judged(
+    table: pd.DataFrame, names: Sequence[str], split: str | None, train_path: Path | None
+) -> tuple[pd.DataFrame, dict[str, NDArray[Any]] | None, str | None]:
+    """Rows that are judged, groups of the training rows, and what the user must know of the choice."""
+    told = told_rows(table, split, ["test"])
+    training = None if train_path is None else crossed_columns(read_table(train_path), names, f"({train_path}) --group")
+    if told is None:
+        return table, training, None
+    if len(told.train):
+        if train_path is not None:
+            raise typer.BadParameter(
+                f"Got --train-groups {train_path}, but the table has training rows too. Leave one of them out."
+            )
+        training = crossed_columns(table.iloc[told.train], names)
+    rest = len(table) - len(told.test)
+    weigh = f" {len(told.train):,} training rows weigh a mean." if len(told.train) else ""
+    note = f"{len(told.test):,} test rows are judged, {told.how}; {rest:,} others are not.{weigh}" if rest else None
+    return table.iloc[told.test], training, note
 
 
 def _in_columns(message: str, columns: Mapping[str, str]) -> str:

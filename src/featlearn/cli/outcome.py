@@ -5,13 +5,16 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..exceptions import FeatlearnWarning
 from .figure_files import check_figure, write_figure
 from .output_files import STANDARD_OUTPUT, check_writable
 
@@ -70,6 +73,22 @@ class Outcome:
         """Print a remark on stderr."""
         if not self.quiet:
             typer.echo(f"featlearn: note: {text}", err=True)
+
+    @contextmanager
+    def warned(self) -> Iterator[None]:
+        """Tell each warning once, whatever changes the filters meanwhile; none of the package's own when quiet."""
+        show, told = warnings.showwarning, set()
+
+        def once(message: Warning | str, category: type[Warning], *place: Any, **rest: Any) -> None:
+            if str(message) not in told:
+                told.add(str(message))
+                show(message, category, *place, **rest)
+
+        with warnings.catch_warnings():
+            if self.quiet:
+                warnings.simplefilter("ignore", FeatlearnWarning)
+            warnings.showwarning = once
+            yield
 
     def write(
         self,

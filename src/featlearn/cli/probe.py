@@ -38,6 +38,12 @@ def probe(  # one parameter an option: typer reads the command line from this si
     untrained: Annotated[
         Path | None, Option(metavar="FILE", help="Weights at initialisation; by default drawn anew.")
     ] = None,
+    pool: Annotated[
+        str,
+        Option(
+            metavar="HOW", help="flatten keeps every number of a layer; auto takes the mean over positions of images."
+        ),
+    ] = "auto",
     allow_partial: options.AllowPartial = False,
     images: options.Images = None,
     file_column: options.FileColumn = "file",
@@ -71,6 +77,6 @@ def probe(  # one parameter an option: typer reads the command line from this si
         device, seed,
     )  # fmt: skip
     wanted = ProbeOptions(
-        groups, label, group, layer or [], not no_baselines, split_column, refits, checkpoint or [], untrained
+        groups, label, group, layer or [], not no_baselines, split_column, refits, checkpoint or [], untrained, pool
     )
     return run_probe(source, wanted, Outcome(html, png, json, quiet), command_line(context.obj))

@@ -15,6 +15,7 @@ from torch import nn
 from ..agop.reference_model import reference_model, reference_state
 from ..exceptions import DataError, ModelError
 from ..robust.model_probe import probe_model
+from ..robust.pooling import POOLS
 from ..robust.probe import feature_probe
 from ..robust.probe_results import CONTROLS, FeatureProbe
 from ..robust.untrained import untrained_copy
@@ -45,11 +46,16 @@ class ProbeOptions:
     refits: int
     checkpoints: Sequence[Path]
     untrained: Path | None
+    pool: str
 
 
 def run_probe(source: FeatureSource, wanted: ProbeOptions, outcome: Outcome, command: str) -> int:
     """Print the table and write what was asked for; 0."""
     source.check({"--checkpoint": wanted.checkpoints, "--untrained": wanted.untrained})
+    if wanted.pool not in POOLS:
+        raise typer.BadParameter(f"Got --pool {wanted.pool}, but expected one of {', '.join(POOLS)}.")
+    if source.model is None and wanted.pool != "auto":
+        raise typer.BadParameter(f"Got --pool {wanted.pool} without --model, but saved features are as they are.")
     if source.model is not None and not wanted.baselines:
         raise typer.BadParameter("Got --no-baselines with --model, but they are made from the model. Leave it out.")
     outcome.check()
@@ -57,10 +63,11 @@ def run_probe(source: FeatureSource, wanted: ProbeOptions, outcome: Outcome, com
     if table.rows.note is not None:
         outcome.note(table.rows.note)
     verbose = int(sys.stderr.isatty() and not outcome.quiet)
-    if source.model is None:
-        result = _of_files(source, wanted, table, verbose)
-    else:
-        result = _of_model(source, wanted, table, verbose, outcome)
+    with outcome.warned():
+        if source.model is None:
+            result = _of_files(source, wanted, table, verbose)
+        else:
+            result = _of_model(source, wanted, table, verbose, outcome)
     told = _told(result, wanted, table, source.name, source.seed, command)
     outcome.tell(_lines(told, result))
     outcome.write(
@@ -94,7 +101,8 @@ def _of_files(source: FeatureSource, wanted: ProbeOptions, table: GroupTable, ve
     y, s = table.columns.values()
     return feature_probe(
         features, y[fit], s[fit], tests, y[test], s[test],
-        n_refits=wanted.refits, baselines=wanted.baselines, random_state=source.seed, verbose=verbose,
+        n_refits=wanted.refits, baselines=wanted.baselines, names=list(table.columns),
+        random_state=source.seed, verbose=verbose,
     )  # fmt: skip
 
 
@@ -118,15 +126,19 @@ def _of_model(
     fit, test = ((rows, y[rows], s[rows]) for rows in (table.rows.fit, table.rows.test))
     return probe_model(
         network, images.batches(*fit), images.batches(*test), layers=list(wanted.layers) or None,
-        checkpoints=checkpoints or None, untrained=control, n_refits=wanted.refits, random_state=source.seed,
-        verbose=verbose,
+        checkpoints=checkpoints or None, untrained=control, pool=wanted.pool, n_refits=wanted.refits,
+        names=list(table.columns), random_state=source.seed, verbose=verbose,
     )  # fmt: skip
 
 
 def _untrained(network: nn.Module, weights: Path | None, seed: int) -> nn.Module:
     """The control: with the weights of a file, or with its own drawn anew."""
     if weights is not None:
-        return reference_model(network, reference_state(network, read_weights(weights, "--untrained")))
+        given = read_weights(weights, "--untrained")
+        try:
+            return reference_model(network, reference_state(network, given))
+        except ModelError as problem:
+            raise ModelError(f"--untrained {weights}: {problem}") from problem
     try:
         return untrained_copy(network, seed)
     except ModelError as problem:

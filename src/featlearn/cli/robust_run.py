@@ -104,7 +104,8 @@ def run_robust(source: FeatureSource, wanted: RobustOptions, outcome: Outcome, c
     reports: dict[str, GroupReport] = {}
     if own is not None:
         reports[ERM] = group_report(y, own, groups, information=wanted.information, selection=wanted.selection, **about)
-    heads = _fit_all(found, table, source.seed, outcome.quiet)
+    with outcome.warned():
+        heads = _fit_all(found, table, source.seed, outcome.quiet)
     for name, head in heads.items():
         reports[name] = head.report(found.test, y, groups, **about)
     comparison = GroupReport.compare(reports)

@@ -174,6 +174,8 @@ def image_pool(images: Any, labels: Any = None) -> ImagePool:
         if labels is not None:
             raise DataError("Got labels= of images that bring their own, but expected none. Leave labels= away.")
         return _named(images) if isinstance(images, str) else _of_image_data(images)
+    if labels is None:
+        raise DataError("Got images as arrays without labels=, but expected their classes too. Pass labels=.")
     if paired != (isinstance(labels, tuple) and len(labels) == 2):
         raise DataError("Got a pair (train, test) of images or of labels alone, but expected both or neither.")
     parts = [_arrays(*part) for part in (zip(images, labels, strict=True) if paired else [(images, labels)])]
@@ -214,6 +216,11 @@ def _arrays(images: Any, labels: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
     if pixels.ndim != 3 or 0 in pixels.shape:
         raise DataError(
             f"Got images of shape {pixels.shape}, but expected (n, H, W) or (n, 1, H, W): grey images. Average colours."
+        )
+    if classes.shape == pixels.shape[:1] and classes.dtype.kind in "UOS":
+        raise DataError(
+            f"Got labels such as {classes[0]!r}, but expected whole numbers. Number the classes: "
+            "numpy.unique(labels, return_inverse=True)[1]."
         )
     if classes.shape != pixels.shape[:1] or classes.dtype.kind not in "iu":
         raise DataError(

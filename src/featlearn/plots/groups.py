@@ -157,7 +157,7 @@ def _dress(ax: Axes, report: Mapping[str, Any], names: Sequence[str], count: int
             fontsize=8,
             color=MUTED,
         )
-        ax.set_ylim(0.0, 1.0)
+        ax.set_ylim(0.0, 1.03)  # room for markers at 1
     ax.set_xlim(-0.6, places[-1] + 0.6)
     ax.set_ylabel(report["metric"])
     ax.spines[["top", "right"]].set_visible(False)

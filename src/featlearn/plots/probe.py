@@ -24,6 +24,8 @@ Point = Mapping[str, Any]
 def plot_probe(result: Mapping[str, Any], ax: Axes | Iterable[Axes] | None = None) -> list[Axes]:
     """Worst-group accuracy for y against that for s, joined in order; and both in order, with their intervals.
 
+    Hollow markers are probes that say the same of every row, whose worst group is 0.
+
     Parameters
     ----------
     result : mapping
@@ -63,18 +65,22 @@ def _plane(ax: Axes, points: Sequence[Point], lines: Sequence[Sequence[Point]]) 
     for line, color in zip(lines, colors, strict=True):
         label = line[0]["layer"] if len(lines) > 1 else None
         ax.plot(*_places(line), color=color, marker="o", markersize=5, linewidth=1, label=label)
-        _name(ax, line)
+        hollow = [point for point in line if _is_constant(point)]
+        ax.plot(*_places(hollow), "o", color=color, markerfacecolor="white", markersize=5)
     for kind, (words, marker, style) in _CONTROLS.items():
         controls = [point for point in points if point["control"] == kind]
         if len(controls) > 1 and len(lines) == 1:  # the untrained network layer by layer: a path of its own
             ax.plot(*_places(controls), color=INK, linestyle=style, linewidth=0.8)
         inks = colors if len(controls) == len(lines) > 1 else [INK] * len(controls)
-        for place, (point, ink) in enumerate(zip(controls, inks, strict=True)):
-            label = None if place else words
-            ax.plot(*_places([point]), marker, color=ink, markersize=9, mew=1.8, label=label, zorder=3)
+        for point, ink in zip(controls, inks, strict=True):
+            ax.plot(*_places([point]), marker, color=ink, markersize=9, mew=1.8, zorder=3)
+        if controls:
+            label = f"{words} (by layer)" if len(controls) > 1 else words
+            ax.plot([], [], marker, color=INK, markersize=9, mew=1.8, label=label)
     low = min(min(point["spurious_wga"], point["core_wga"]) for point in points)
     ends = (max(-0.03, math.floor(10 * low - 0.5) / 10), 1.03)
     ax.set(xlim=ends, ylim=ends, aspect="equal")
+    _name_all(ax, points, lines, ends[1] - ends[0])
     ax.set_xlabel("spurious attribute: worst-group accuracy")
     ax.set_ylabel("core feature: worst-group accuracy")
     if ax.get_legend_handles_labels()[1]:
@@ -85,17 +91,27 @@ def _places(line: Sequence[Point]) -> tuple[list[float], list[float]]:
     return [point["spurious_wga"] for point in line], [point["core_wga"] for point in line]
 
 
-def _name(ax: Axes, line: Sequence[Point]) -> None:
-    """First and last of a long line, all of a short one, as far as they stand apart."""
+def _is_constant(point: Point) -> bool:
+    return bool(point["core_constant"] or point["spurious_constant"])
+
+
+def _name_all(ax: Axes, points: Sequence[Point], lines: Sequence[Sequence[Point]], span: float) -> None:
+    """Names of points, the most telling first, as far as they stand apart.
+
+    Ends of lines come before what is between, and then untrained networks, where colours do not tell their layers.
+    """
+    ends = [point for line in lines for point in (line[0], line[-1])[: len(line)]]
+    short = [point for line in lines if len(lines) == 1 and len(line) <= _MOST_NAMED for point in line[-2:0:-1]]
+    inits = [point for point in points if point["control"] == "init"] if len(lines) == 1 else []
     placed: list[tuple[float, float]] = []
-    for point in [line[0], *line[:0:-1]] if len(line) <= _MOST_NAMED else [line[0], line[-1]]:
+    for point in [*ends, *short, *(inits if len(inits) > 1 else [])]:
         x, y = point["spurious_wga"], point["core_wga"]
-        if any(abs(x - other_x) < 0.12 and abs(y - other_y) < 0.035 for other_x, other_y in placed):
+        if any(abs(x - other_x) < 0.2 * span and abs(y - other_y) < 0.05 * span for other_x, other_y in placed):
             continue
         placed.append((x, y))
         left = x > 0.8
         ax.annotate(
-            point["checkpoint"] or point["name"],
+            point["name"] if point["control"] else point["checkpoint"] or point["name"],
             (x, y),
             xytext=(-9 if left else 9, 0),
             textcoords="offset points",
@@ -116,17 +132,24 @@ def _over_order(ax: Axes, result: Mapping[str, Any], lines: Sequence[Sequence[Po
             lower = [max(0.0, value - point[f"{key}_low"]) for value, point in zip(values, line, strict=True)]
             upper = [max(0.0, point[f"{key}_high"] - value) for value, point in zip(values, line, strict=True)]
             ax.errorbar(places, values, yerr=[lower, upper], color=color, marker="o", ms=4, lw=1.4, elinewidth=0.8)
+            hollow = [(place, point) for place, point in zip(places, line, strict=True) if point[f"{key}_constant"]]
+            ax.plot(
+                [place for place, _ in hollow], [point[f"{key}_wga"] for _, point in hollow], "o", color=color, ms=4,
+                markerfacecolor="white", zorder=3,
+            )  # fmt: skip
             for kind, (_, _, style) in _CONTROLS.items():
                 own = [_control(controls[kind], point) for point in line]
                 heights = [math.nan if control is None else control[f"{key}_wga"] for control in own]
                 ends = [place - 0.5 for place in places], [place + 0.5 for place in places]
                 ax.hlines(heights, *ends, color=color, linestyle=style, linewidth=1)
             start += len(line)
-    chance = 1 / result["n_classes"]
-    ax.axhline(chance, color=FAINT, linewidth=0.8, zorder=0)
-    ax.annotate(
-        "chance for y", (0.01, chance), xycoords=("axes fraction", "data"), va="bottom", fontsize=7, color=MUTED
-    )
+    guesses = {"y": result["core_chance"], "s": result["spurious_chance"]}
+    if abs(guesses["y"] - guesses["s"]) < 0.02:
+        guesses = {"y or s": guesses["y"]}
+    for what, chance in guesses.items():
+        ax.axhline(chance, color=FAINT, linewidth=0.8, zorder=0)
+        words = f"guesses of {what} in their worst group: {chance:.2f}"
+        ax.annotate(words, (0.01, chance), xycoords=("axes fraction", "data"), va="bottom", fontsize=7, color=MUTED)
     names = [point["name"] for line in lines for point in line]
     ticks = range(0, len(names), math.ceil(len(names) / _MOST_TICKS))
     ax.set_xticks(ticks, [names[tick] for tick in ticks], rotation=45, ha="right", fontsize=8)
@@ -138,13 +161,16 @@ def _over_order(ax: Axes, result: Mapping[str, Any], lines: Sequence[Sequence[Po
     keys += [
         Line2D([], [], color=INK, lw=1, ls=_CONTROLS[k][2], label=_CONTROLS[k][0]) for k in controls if controls[k]
     ]
+    if any(map(_is_constant, result["points"])):
+        marking: dict[str, Any] = {"color": INK, "marker": "o", "ms": 4, "lw": 0, "markerfacecolor": "white"}
+        keys.append(Line2D([], [], label="constant probe", **marking))
     ax.legend(
         handles=keys,
         fontsize=8,
         frameon=False,
         loc="lower left",
         bbox_to_anchor=(-0.02, 1.0),
-        ncols=4,
+        ncols=4 if len(keys) < 5 else 3,
         columnspacing=1.0,
         handlelength=1.6,
         handletextpad=0.5,

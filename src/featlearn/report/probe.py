@@ -88,7 +88,7 @@ def write_probe_report(told: Mapping[str, Any], path: str | PathLike[str], *, ti
         "dots": [_dot(point, plane) for point in points],
         "lines": _lines(points, plane),
         "named": _named(points),
-        "chance": {"core": scale.at(1 / probe["n_classes"]), "spurious": scale.at(1 / probe["n_attributes"])},
+        "chance": {kind: scale.at(number(probe[f"{kind}_chance"])) for kind in KINDS},
         "values": _value_table(points, told["provenance"]),
         "used": _rows_table(told["rows"]),
     }

@@ -17,7 +17,7 @@ from ..exceptions import ConvergenceWarning, DataError
 from .groups import GroupLabels, balance_groups, common_groups
 from .logistic import LinearFit, PenalisedLogistic
 
-__all__ = ["BalancedFits", "Rows", "grouped_rows", "halves", "standard_scaler"]
+__all__ = ["BalancedFits", "Rows", "check_halves", "grouped_rows", "halves", "standard_scaler"]
 
 ATTEMPTS = 20  # draws until every class is there: groups need not contain the label (regions of a map do not)
 
@@ -180,6 +180,12 @@ def grouped_rows(
             "or neither to balance the classes."
         )
     sets = [own] if others is None else [own, others]
+    if isinstance(groups, tuple) and any(np.ndim(part) and len(part) != len(own[1]) for part in groups):
+        raise DataError(
+            f"Got groups as a tuple of columns of {' and '.join(str(np.size(part)) for part in groups)} rows for "
+            f"{len(own[1])} rows of Z. Cross-validation cuts a DataFrame or one column to its rows, but no tuple: pass "
+            "pandas.DataFrame({'y': y, 's': s}) there."
+        )
     given = [{"y": classes[codes]} for _, codes in sets] if groups is None else [groups, groups_tune][: len(sets)]
     labels = common_groups(given, [len(codes) for _, codes in sets])
     if any(each.codes is None for each in labels):
@@ -196,19 +202,30 @@ def grouped_rows(
     return found[0], None if others is None else found[1], labels[0]
 
 
+def check_halves(labels: GroupLabels) -> None:
+    """Refuse groups that cannot be in both halves, by name.
+
+    Raises
+    ------
+    DataError
+        For groups with a single row.
+    """
+    single = [name for name, count in zip(labels.names, labels.counts, strict=True) if count < 2]
+    if single:
+        raise DataError(
+            f"Got a single row in {'; '.join(single)}, which cannot be in the half that is fitted to and in the half "
+            "that scores C. Add rows of these groups, pass rows to tune on (Z_tune), or a number as C."
+        )
+
+
 def halves(rows: Rows, random: np.random.Generator) -> Iterator[Codes]:
     """Rows to fit, and rows to score on: half of every group each.
 
     Raises
     ------
     DataError
-        For a group with a single row, or a class that is missing from the first half twenty times in turn.
+        For a class that is missing from the first half twenty times in turn.
     """
-    if np.bincount(rows.groups).min() < 2:
-        raise DataError(
-            "Got a group with a single row, which cannot be in the half that is fitted to and in the half that scores "
-            "C. Add rows of that group, pass rows to tune on (Z_tune), or a number as C."
-        )
     whole, state = np.arange(len(rows)), np.random.RandomState(random.integers(2**31))
     fitted = _with_every_class(
         lambda: train_test_split(whole, train_size=0.5, stratify=rows.groups, random_state=state)[0], rows.codes

@@ -18,17 +18,16 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import nn
 
 from ..exceptions import DataError, FeatlearnWarning
-from .balanced_fits import BalancedFits, Rows, grouped_rows, standard_scaler
+from .balanced_fits import BalancedFits, Rows, check_halves, grouped_rows, standard_scaler
 from .group_report import group_report
 from .group_results import GroupReport
-from .groups import GroupLabels, balance_groups
+from .groups import FEW, GroupLabels, balance_groups, check_order, few_rows
 from .kinds import like, plain
 from .last_layer import as_linear
 from .logistic import LinearFit, PenalisedLogistic, probabilities
 
 __all__ = ["DFRClassifier"]
 
-FEW = 10  # rows of a group below which a warning is due
 MANY_REFITS = 20
 
 
@@ -81,10 +80,10 @@ class DFRClassifier(ClassifierMixin, BaseEstimator):
     ----------
     classes_ : array of shape (K,)
     coef_ : array of shape (K, d), or (1, d) for two classes
-        For standardised features.
+        For standardised features (those of ``scaler_``), unlike scikit-learn's: sizes can be compared.
     intercept_ : array of shape (K,), or (1,)
     raw_coef_, raw_intercept_ : arrays
-        The same function of features as they leave the network.
+        The same function of features as they leave the network: what a layer of it needs (:meth:`as_linear`).
     scaler_ : StandardScaler
     best_C_ : float
         C as chosen, or as given.
@@ -127,6 +126,11 @@ class DFRClassifier(ClassifierMixin, BaseEstimator):
     liblinear penalises the intercept too, which balanced and standardised features make harmless. One-against-the-rest
     logits are not those of a softmax: ``predict_proba`` divides their sigmoids by their sum, while the arg max is the
     same. With ``l1_ratio=0.99`` there is a multinomial fit with almost the penalty of 1, which takes longer.
+
+    In scikit-learn's searches ``groups`` of their own ``fit`` go to the splitter, with a warning, and not to this
+    class, which then balances the classes. Ask for them, in one column or a DataFrame with a row a sample (a tuple
+    cannot be cut into folds), under ``sklearn.set_config(enable_metadata_routing=True)``:
+    ``DFRClassifier(...).set_fit_request(groups=True)``, and a scorer with ``set_score_request(groups=True)``.
 
     Cost: ``len(C_grid) * tune_splits + n_refits`` fits, of 532 rows with 2048 features well under a second each. Z is
     held twice in double precision. The features still contain the spurious attribute afterwards; only the head ignores
@@ -197,7 +201,8 @@ class DFRClassifier(ClassifierMixin, BaseEstimator):
             Labels of two or more classes.
         groups : array, tuple of arrays, DataFrame or masks, optional
             What to balance, as :func:`~featlearn.robust.groups.as_groups` reads it, and mostly the pair ``(y, s)``;
-            every row in exactly one group. By default the classes.
+            every row in exactly one group. By default the classes. Where something cuts the rows (cross-validation), a
+            DataFrame or one column.
         Z_tune, y_tune, groups_tune : optional
             Rows to score C on; then nothing is halved.
 
@@ -223,10 +228,14 @@ class DFRClassifier(ClassifierMixin, BaseEstimator):
             raise DataError("Got one of Z_tune and y_tune, but expected both: features and labels of the same rows.")
         if Z_tune is not None and not self._tuned:
             raise DataError(f"Got Z_tune with C={self.C!r}, which chooses nothing. Pass C='tune', or leave Z_tune out.")
+        check_order(Z=Z, y=y, groups=groups)
+        check_order(Z_tune=Z_tune, y_tune=y_tune, groups_tune=groups_tune)
         features, y = validate_data(self, plain(Z), plain(y), dtype=np.float64)
         classes, codes = _classes(y)
         others = None if Z_tune is None else self._labelled(Z_tune, y_tune, classes)
         rows, tune, labels = grouped_rows((features, codes), groups, others, groups_tune, classes)
+        if self._tuned and tune is None:
+            check_halves(labels)
         table = self._table(labels)
 
         logistic = PenalisedLogistic(len(classes), float(self.l1_ratio), int(self.max_iter), float(self.tol))
@@ -328,11 +337,16 @@ class DFRClassifier(ClassifierMixin, BaseEstimator):
         import pandas as pd
 
         counts = labels.counts
-        few = [f"{name}: {count}" for name, count in zip(labels.names, counts, strict=True) if count < FEW]
+        few = few_rows(labels)
         if few:
+            meaning = (
+                "they weigh as much as all rows of another group. Add held-out rows of these groups."
+                if self._weighted
+                else "every sample has as few of each group. Add held-out rows of these groups, or use "
+                "balance='reweight'."
+            )
             warnings.warn(
-                f"Fewer than {FEW} rows in {'; '.join(few)}: every sample has as few of each group. Add held-out rows "
-                "of these groups, or use balance='reweight'.",
+                f"Fewer than {FEW} rows in {'; '.join(few)}: {meaning}",
                 FeatlearnWarning,
                 stacklevel=3,
             )

@@ -59,6 +59,13 @@ class EnvironmentRows:
         losses = self.weights @ point_losses(logits, self.labels)
         return losses, irm_penalties(logits, self.labels, self.weights, self.split)
 
+    def spread(self, coef: Tensor, intercept: Tensor) -> float:
+        """Standard deviation over all rows of the logit, or of that which varies most among several."""
+        logits = torch.addmm(intercept, self.features, coef.mT)
+        if len(coef) > 1:
+            logits = logits - logits.mean(dim=1, keepdim=True)
+        return float(logits.std(dim=0, correction=0).max())
+
     def constant_loss(self) -> float:
         """Mean loss over environments of the best constant logits: the entropy of the classes, in nats."""
         shares = self.weights.mean(dim=0) @ torch.nn.functional.one_hot(self.labels).to(self.weights)

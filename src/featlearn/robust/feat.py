@@ -52,7 +52,9 @@ class FeATPretrainer(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transform
     ----------
     featurizer : Module or callable, optional
         A module, which is copied and never changed, or a function of a ``torch.Generator`` that makes one. Its output
-        is flattened to (n, d). Default: two ReLU layers of 256 on flattened rows, Xavier weights and zero biases.
+        is flattened to (n, d): pass a network up to its penultimate layer. Of a whole classifier the logits are taken
+        for features, which a new head follows in every round. Default: two ReLU layers of 256 on flattened rows, Xavier
+        weights and zero biases.
     n_rounds : int, default=3
         Rounds at most; 1 is plain training.
     steps_per_round : int, default=150
@@ -409,14 +411,14 @@ class FeATPretrainer(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transform
             made: Any = default_featurizer(x, draws)
         elif isinstance(self.featurizer, nn.Module):
             made = copy.deepcopy(self.featurizer)
-        elif callable(self.featurizer):
+        elif callable(self.featurizer) and not isinstance(self.featurizer, type):
             made = self.featurizer(draws)
         else:
             made = self.featurizer
         if not isinstance(made, nn.Module):
             raise ModelError(
-                f"Got featurizer={self.featurizer!r}, but expected a Module, a function of a torch.Generator that "
-                "makes one, or None."
+                f"Got featurizer={self.featurizer!r}, but expected a Module (made, not its class), a function of a "
+                "torch.Generator that makes one, or None."
             )
         if not any(weight.requires_grad for weight in made.parameters()):
             raise ModelError(

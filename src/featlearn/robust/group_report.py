@@ -23,7 +23,7 @@ from .group_intervals import (
     wilson_interval,
 )
 from .group_results import GroupReport, GroupScore
-from .groups import GroupLabels, common_groups, label_column
+from .groups import GroupLabels, check_order, common_groups, label_column
 from .selection import check_selection
 
 __all__ = ["group_report"]
@@ -56,7 +56,7 @@ def group_report(
         Labels and predicted labels: whole numbers, booleans or words.
     groups : array, tuple of arrays, mapping, DataFrame, or boolean matrix
         Of the same rows, as for :func:`~featlearn.robust.groups.as_groups`: usually the pair ``(y, s)`` of label and
-        attribute. Masks may overlap.
+        attribute. Masks may overlap. A DataFrame is crossed, also one of booleans; pass its ``to_numpy()`` for masks.
     metric : callable, optional
         ``metric(y_true, y_pred) -> float``, larger is better, in place of accuracy. Both columns may then hold any
         numbers.
@@ -82,8 +82,9 @@ def group_report(
     Raises
     ------
     DataError
-        Lengths that differ, missing values, labels that are not whole or of two kinds, predictions of two axes, no row
-        in any group, another selection rule, or a metric that is not finite on a group.
+        Lengths or orders of indices (pandas) that differ, missing values, labels that are not whole or of two kinds,
+        predictions of two axes, no row in any group, another selection rule, a metric that is no function, or one that
+        is not finite on a group.
 
     Warns
     -----
@@ -118,7 +119,8 @@ def group_report(
     (0.833, 0.75)
     """
     check_selection(selection)
-    _check_settings(confidence, n_boot, random_state, information)
+    _check_settings(metric, confidence, n_boot, random_state, information)
+    check_order(y_true=y_true, y_pred=y_pred, groups=groups)
     y_true, y_pred = _labels(y_true, y_pred, metric)
     sets, sizes = ([groups], [len(y_true)]) if train_groups is None else ([groups, train_groups], [len(y_true), None])
     labels, *training = common_groups(sets, sizes, names=group_names)
@@ -271,7 +273,11 @@ def _is_text(column: NDArray[Any]) -> bool:
     return column.dtype.kind == "U" or (column.dtype.kind == "O" and any(isinstance(x, str) for x in column))
 
 
-def _check_settings(confidence: float, n_boot: int, random_state: int, information: str | None) -> None:
+def _check_settings(metric: Any, confidence: float, n_boot: int, random_state: int, information: str | None) -> None:
+    if metric is not None and not callable(metric):
+        raise DataError(
+            f"Got metric={metric!r}, but expected a function of y_true and y_pred, such as sklearn.metrics.f1_score."
+        )
     if not 0 < confidence < 1:
         raise DataError(f"Got confidence={confidence!r}, but expected a number between 0 and 1, such as 0.95.")
     for name, value, least in (("n_boot", n_boot, 1), ("random_state", random_state, 0)):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..exceptions import DataError
 from .group_caveats import caveats_of, comparison_caveats
 from .selection import check_selection
+from .text import folded, text_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,11 +104,14 @@ class GroupReport:
 
     @property
     def groups(self) -> pd.DataFrame:
-        """One row a group, indexed by its label: n, n_correct, accuracy, low, high, train_share."""
+        """One row a group, indexed by its label: n, n_correct, accuracy, low, high, train_share.
+
+        With a metric, its column is called by its name in place of "accuracy".
+        """
         import pandas as pd
 
         frame = pd.DataFrame([asdict(entry) for entry in self.entries]).set_index("label")
-        return frame.astype({"n_correct": "Int64"})
+        return frame.astype({"n_correct": "Int64"}).rename(columns={"accuracy": self.metric})
 
     @property
     def gap(self) -> float:
@@ -139,14 +143,30 @@ class GroupReport:
         means.append(f"over groups {self.mean_accuracy_balanced:.3f}")
         return "\n".join(
             [
-                f"Worst group {self.worst_group}: {self.metric} {self.worst_group_accuracy:.3f} "
-                f"({self.worst_group_low:.3f} to {self.worst_group_high:.3f}; n = {worst.n}).",
+                f"Worst group {self.worst_group}: {self.metric} {self.worst_group_accuracy:.3f} (n = {worst.n}); "
+                f"the lowest of all groups is between {self.worst_group_low:.3f} and {self.worst_group_high:.3f}.",
                 f"If all groups were equal, the worst would be {self.expected_min_if_equal:.3f} on average "
                 f"({self.min_if_equal_low:.3f} to {self.min_if_equal_high:.3f}).",
                 f"Means: {', '.join(means)}; gap {self.gap:.3f}.",
                 f"Information used: {self.information or 'not told'}; selection: {self.selection or 'not told'}.",
             ]
         )
+
+    def __str__(self) -> str:
+        """Table and summary in lines of at most 100 columns."""
+        head = ["", "n", "correct", self.metric, "interval", ""]
+        rows = [
+            [
+                entry.label,
+                f"{entry.n}",
+                "" if entry.n_correct is None else f"{entry.n_correct}",
+                _fixed(entry.accuracy),
+                _interval(entry.low, entry.high),
+                "worst" if entry.label == self.worst_group else "" if entry.n else "no rows",
+            ]
+            for entry in self.entries
+        ]
+        return "\n".join([*text_rows(head, rows), "", *folded(self.summary())])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dictionaries (JSON-ready once ``nan`` is allowed or replaced)."""
@@ -184,9 +204,9 @@ class GroupReport:
         Raises
         ------
         DataError
-            No report, or reports of other groups or of another metric.
+            No report, reports without names, or of other groups or of another metric.
         """
-        return GroupComparison(reports=dict(reports))
+        return GroupComparison(reports=reports)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Bars of the groups with intervals and n; beside them worst group, its value by chance, and the means."""
@@ -218,6 +238,11 @@ class GroupComparison:
     reports: Mapping[str, GroupReport]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.reports, Mapping):
+            raise DataError(
+                f"Got reports as a {type(self.reports).__name__}, but expected them by name of the method: "
+                '{"ERM": first, "DFR": second}.'
+            )
         if not self.reports:
             raise DataError("Got no report to compare, but expected at least one.")
         for name, report in self.reports.items():
@@ -270,6 +295,28 @@ class GroupComparison:
 
         return pd.concat({name: report.groups for name, report in self.reports.items()}, names=["method", "label"])
 
+    def __str__(self) -> str:
+        """Worst group and means of every method, and how each came about, in lines of at most 100 columns."""
+        head = ["", "worst", "interval", "by chance", "mean, train", "mean, test", "gap"]
+        rows = [
+            [
+                name,
+                _fixed(report.worst_group_accuracy),
+                _interval(report.worst_group_low, report.worst_group_high),
+                _fixed(report.expected_min_if_equal),
+                _fixed(report.mean_accuracy_train_weighted),
+                _fixed(report.mean_accuracy_test),
+                _fixed(report.gap),
+            ]
+            for name, report in self.reports.items()
+        ]
+        told = [  # what no table of this width has room for
+            f"{name}: worst group {report.worst_group}; information {report.information or 'not told'}; "
+            f"selection {report.selection or 'not told'}."
+            for name, report in self.reports.items()
+        ]
+        return "\n".join([*text_rows(head, rows), "", *folded("\n".join(told))])
+
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dictionaries (JSON-ready once ``nan`` is allowed or replaced)."""
         reports = {name: report.to_dict() for name, report in self.reports.items()}
@@ -294,3 +341,11 @@ class GroupComparison:
 
     def _repr_html_(self) -> str:
         return self.frame().to_html(float_format="{:.3f}".format, na_rep="–")
+
+
+def _fixed(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def _interval(low: float, high: float) -> str:
+    return "-" if math.isnan(low) or math.isnan(high) else f"{low:.3f}-{high:.3f}"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import combinations, product
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +15,18 @@ from numpy.typing import NDArray
 
 from ..exceptions import DataError, FeatlearnWarning
 
-__all__ = ["GroupLabels", "as_groups", "balance_groups", "common_groups", "label_column"]
+__all__ = [
+    "FEW",
+    "GroupLabels",
+    "as_groups",
+    "balance_groups",
+    "check_order",
+    "common_groups",
+    "few_rows",
+    "label_column",
+]
+
+FEW = 10  # rows of a group below which a balanced fit depends on which they are
 
 MOST_GROUPS = 1000  # more come from columns that are no attributes (an index, a score), or from masks that were crossed
 
@@ -79,7 +91,8 @@ def as_groups(groups: Any, n: int | None = None, *, names: Sequence[str] | None 
     groups : array, tuple of arrays, mapping, DataFrame, or boolean matrix
         Of ``n`` rows: one column of whole numbers, words or booleans, each value a group; a tuple of such columns,
         crossed in order (``(y, s)``); a mapping of names to columns, or a DataFrame, crossed likewise; or boolean masks
-        of shape (n, G), which may overlap. Groups that only crossing makes, without rows, are kept.
+        of shape (n, G), which may overlap. Groups that only crossing makes, without rows, are kept, and so are
+        categories (pandas) without rows. A DataFrame of booleans is columns to cross; its ``to_numpy()`` is masks.
     n : int, optional
         Rows there must be.
     names : sequence of str, optional
@@ -94,8 +107,9 @@ def as_groups(groups: Any, n: int | None = None, *, names: Sequence[str] | None 
     Raises
     ------
     DataError
-        Another number of rows, a missing value, numbers that are not whole, columns that cannot be sorted, names that
-        do not fit, more than 1000 groups, or another kind of object.
+        Another number of rows, a missing value, numbers that are not whole, columns that cannot be sorted, columns
+        whose indices (pandas) are in different orders, names that do not fit, more than 1000 groups, or another kind of
+        object.
 
     Notes
     -----
@@ -136,12 +150,15 @@ def common_groups(
     DataError
         As for :func:`as_groups`, or sets that differ in kind or attributes.
     """
+    for groups in sets:
+        check_order(groups=groups)
     masks = [_mask_matrix(groups) for groups in sets]
     if all(mask is not None for mask in masks):
         return _masked([mask for mask in masks if mask is not None], sizes, names)
     if any(mask is not None for mask in masks):
         raise DataError("Got masks for some rows and columns for others, but expected groups of one kind for all.")
-    tables = [_columns(groups, names) for groups in sets]
+    given = [_columns(groups, names) for groups in sets]
+    tables = [{name: label_column(column, f"groups ({name})") for name, column in table.items()} for table in given]
     attributes = list(tables[0])
     for table, size in zip(tables, sizes, strict=True):
         if list(table) != attributes:
@@ -151,7 +168,10 @@ def common_groups(
             )
         for name, column in table.items():
             _check_rows(len(column), size if size is not None else len(table[attributes[0]]), f"groups ({name})")
-    levels = {name: _levels([table[name] for table in tables], name) for name in attributes}
+    levels = {
+        name: _levels([*(table[name] for table in tables), *(_categories(table[name]) for table in given)], name)
+        for name in attributes
+    }
     own_names = None if names is None or any(isinstance(groups, tuple) for groups in sets) else list(names)
     return _crossed(tables, levels, own_names)
 
@@ -221,6 +241,11 @@ def balance_groups(groups: Any, how: Literal["subsample", "reweight"] = "subsamp
     return np.sort(np.concatenate(chosen))
 
 
+def few_rows(labels: GroupLabels) -> list[str]:
+    """Groups of fewer than ``FEW`` rows, with their number: ``["y=0, s=1: 3"]``."""
+    return [f"{name}: {count}" for name, count in zip(labels.names, labels.counts, strict=True) if count < FEW]
+
+
 def label_column(values: Any, name: str, *, whole: bool = True) -> NDArray[Any]:
     """One column of labels as an array: whole numbers, booleans or words.
 
@@ -264,6 +289,40 @@ def label_column(values: Any, name: str, *, whole: bool = True) -> NDArray[Any]:
     return array
 
 
+def check_order(**columns: Any) -> None:
+    """Refuse columns with indices (pandas) that hold the same labels in different orders.
+
+    Parameters
+    ----------
+    **columns : array, Series, DataFrame, or tuple or mapping of them
+        By the names that messages call them. Rows are matched by position; columns without an index are left alone.
+
+    Raises
+    ------
+    DataError
+        It names the first two.
+    """
+    import pandas as pd
+
+    parts = [pair for name, given in columns.items() for pair in _parts(name, given)]
+    indexed = [(name, part.index) for name, part in parts if isinstance(getattr(part, "index", None), pd.Index)]
+    for (first, mine), (second, other) in combinations(indexed, 2):
+        if len(mine) == len(other) and not mine.equals(other) and Counter(mine) == Counter(other):
+            raise DataError(
+                f"Got {first} and {second} with the same index in different orders, but expected rows that match by "
+                f"position. Reorder one of them ({second}.loc[{first}.index]), or drop both with "
+                "reset_index(drop=True) if they do match."
+            )
+
+
+def _parts(name: str, given: Any) -> list[tuple[str, Any]]:
+    if isinstance(given, tuple):
+        return [(f"{name}[{place}]", part) for place, part in enumerate(given)]
+    if isinstance(given, Mapping):
+        return [(f"{name}[{key!r}]", part) for key, part in given.items()]
+    return [(name, given)]
+
+
 # --- what groups are made of ------------------------------------------------------------------------------------------
 
 
@@ -279,32 +338,38 @@ def _mask_matrix(groups: Any) -> NDArray[np.bool_] | None:
     return array if array.ndim == 2 and array.dtype == np.bool_ else None
 
 
-def _columns(groups: Any, names: Sequence[str] | None) -> dict[str, NDArray[Any]]:
-    """Attributes by name, not yet crossed."""
+def _columns(groups: Any, names: Sequence[str] | None) -> dict[str, Any]:
+    """Attributes by name, as they were given."""
     if isinstance(groups, Mapping) or hasattr(groups, "columns"):
         if not len(groups.keys()):
             raise DataError("Got groups without columns, but expected at least one.")
-        return {str(name): label_column(groups[name], f"groups ({name})") for name in groups.keys()}  # noqa: SIM118
+        return {str(name): groups[name] for name in groups.keys()}  # noqa: SIM118
     if isinstance(groups, tuple):
         if not groups or any(np.ndim(column) == 0 for column in groups):
             raise DataError("Got a tuple of single values as groups, but expected a tuple of columns to cross.")
         own = list(names) if names is not None else _attribute_names(groups)
         if len(own) != len(groups) or len(set(own)) < len(own):
             raise DataError(f"Got the names {own} for {len(groups)} columns, but expected one each, all different.")
-        return {name: label_column(column, f"groups ({name})") for name, column in zip(own, groups, strict=True)}
+        return dict(zip(own, groups, strict=True))
     if np.ndim(_plain_array(groups)) != 1:
         raise DataError(
             f"Got groups of shape {np.shape(groups)}, but expected one column, a tuple of columns or a DataFrame to "
             "cross, or a boolean matrix of masks. Pass tuple(groups.T) for a matrix with one attribute a column."
         )
     name = getattr(groups, "name", None)
-    return {"group" if name is None else str(name): label_column(groups, "groups")}
+    return {"group" if name is None else str(name): groups}
 
 
 def _attribute_names(columns: tuple[Any, ...]) -> list[str]:
     defaults = ["y", "s"] if len(columns) == 2 else [f"a{place + 1}" for place in range(len(columns))]
     own = [getattr(column, "name", None) for column in columns]
     return [default if name is None else str(name) for name, default in zip(own, defaults, strict=True)]
+
+
+def _categories(column: Any) -> NDArray[Any]:
+    """Values that a column of categories may have; none of any other column."""
+    declared = getattr(getattr(column, "dtype", None), "categories", None)
+    return np.array([]) if declared is None or not len(declared) else label_column(declared.to_numpy(), "categories")
 
 
 def _levels(columns: Sequence[NDArray[Any]], name: str) -> list[Any]:

@@ -23,18 +23,20 @@ __all__ = ["as_linear", "install_head"]
 
 
 def as_linear(
-    coef: ArrayLike, intercept: ArrayLike, *, outputs: int | None = None, dtype: torch.dtype = torch.float32
+    coef: Any, intercept: ArrayLike | None = None, *, outputs: int | None = None, dtype: torch.dtype = torch.float32
 ) -> nn.Linear:
-    r"""Linear layer of a classifier's coefficients: ``z -> coef z + intercept``.
+    r"""Linear layer of a fitted head, or of a classifier's coefficients: ``z -> coef z + intercept``.
 
     A binary classifier has one row, of logits of the second class. Networks mostly have two outputs, and the softmax
     of :math:`(0, w \cdot z + b)` is the same probability.
 
     Parameters
     ----------
-    coef : array of shape (K, d), or (1, d) for two classes
-        In units of the features as they leave the network, not standardised.
+    coef : fitted classifier with ``as_linear``, or array of shape (K, d), or (1, d) for two classes
+        An array is in units of the features as they leave the network. ``coef_`` of ``DFRClassifier`` is not: it is for
+        standardised features, and makes a wrong layer without an error. Pass the classifier itself.
     intercept : array of shape (K,), or (1,)
+        Of coefficients; a classifier has its own.
     outputs : int, optional
         Rows of the layer: for two classes 2 (the default; the first row is zero) or 1; otherwise K.
     dtype : torch.dtype, default torch.float32
@@ -48,13 +50,24 @@ def as_linear(
     Raises
     ------
     DataError
-        For another number of outputs, shapes that do not fit, or coefficients that ``dtype`` cannot hold.
+        For another number of outputs, shapes that do not fit, coefficients without an intercept or a classifier with
+        one, or coefficients that ``dtype`` cannot hold.
 
     Examples
     --------
     >>> as_linear([[2.0, -1.0]], [0.5])(torch.tensor([[1.0, 1.0]])).tolist()
     [[0.0, 1.5]]
     """
+    own = hasattr(coef, "as_linear")
+    if own != (intercept is None):
+        raise DataError(
+            f"Got {'a fitted head with' if own else 'coefficients without'} an intercept, but expected a fitted head "
+            "alone, as_linear(head), or both of its arrays: as_linear(head.raw_coef_, head.raw_intercept_) of a "
+            "DFRClassifier, whose coef_ is for standardised features."
+        )
+    if own:
+        layer: nn.Linear = coef.as_linear(outputs=outputs, dtype=dtype)
+        return layer
     weight = torch.as_tensor(np.asarray(coef, dtype=np.float64))
     bias = torch.as_tensor(np.asarray(intercept, dtype=np.float64))
     if weight.dim() != 2 or bias.shape != weight.shape[:1]:

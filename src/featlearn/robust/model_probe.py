@@ -11,7 +11,7 @@ from torch import nn
 from ..agop.batches import check_batches
 from ..agop.finding import unwrap
 from ..agop.reference_model import reference_model, reference_state
-from ..exceptions import DataError
+from ..exceptions import DataError, ModelError
 from .captures import INPUT
 from .features import Extraction, extract
 from .probe import Prober, Source
@@ -34,6 +34,7 @@ def probe_model(
     probe: Any = None,
     pool: str = "auto",
     n_refits: int = 5,
+    names: Sequence[str] = ("y", "s"),
     random_state: int = 0,
     verbose: int = 0,
 ) -> FeatureProbe:
@@ -57,7 +58,11 @@ def probe_model(
     probe, n_refits
         As for :func:`~featlearn.robust.probe.feature_probe`.
     pool : {"auto", "flatten", "mean"}, default "auto"
-        As for :func:`~featlearn.robust.features.extract_features`.
+        As for :func:`~featlearn.robust.features.extract_features`. "auto" takes means of the channels of convolutions,
+        but all pixels of the raw input: what pooling loses then counts against the network. "flatten" compares like
+        with like where memory allows it; the table tells what was done, and the summary where it differs.
+    names : pair of str, default ("y", "s")
+        As for :func:`~featlearn.robust.probe.feature_probe`.
     random_state : int, default 0
         Of the untrained network, the probes, the balancing and the bootstrap.
     verbose : int, default 0
@@ -81,6 +86,10 @@ def probe_model(
     Costs one forward pass and two fits of the probe a layer, for every checkpoint and for the control. Features of one
     network are in memory at a time.
 
+    The raw input is a control as strong as a linear head on it: of pixels that is much, but token numbers of a
+    transformer are labels without an order, from which it reads next to nothing. Hold such a network against "init"
+    alone, whose embeddings tell tokens apart, or put counts of tokens in place of the raw input (``feature_probe``).
+
     References
     ----------
     Izmailov, Kirichenko, Gruver and Wilson, "On feature learning in the presence of spurious correlations",
@@ -101,11 +110,11 @@ def probe_model(
     wanted = [layers] if layers is None or isinstance(layers, str) else list(layers)
     _check_request(wanted, checkpoints, (batches, test_batches))
     # Checked before anything runs, loaded one at a time.
-    states = {name: reference_state(model, state) for name, state in (checkpoints or {}).items()}
+    states = {name: _state(model, name, state) for name, state in (checkpoints or {}).items()}
     control = untrained_copy(model, random_state) if untrained is None else unwrap(untrained)
     with _progress(verbose, 1 + len(wanted) * (1 + max(1, len(states)))) as advance:
         found = _read(control, (batches, test_batches), [INPUT, *wanted], pool)
-        prober = Prober(*_labels(found), probe=probe, n_refits=n_refits, random_state=random_state)
+        prober = Prober(*_labels(found), probe=probe, n_refits=n_refits, names=names, random_state=random_state)
         _add(prober, found, UNTRAINED, len(wanted) > 1, advance)
         del found
         for name, network in _networks(model, states):
@@ -117,6 +126,13 @@ def probe_model(
                 )
             _add(prober, found, name, len(wanted) > 1, advance)
     return prober.result()
+
+
+def _state(model: nn.Module, name: str, state: Any) -> dict[str, Any]:
+    try:
+        return reference_state(model, state)
+    except ModelError as problem:
+        raise ModelError(f"Checkpoint {name!r}: {problem}") from problem
 
 
 def _networks(model: nn.Module, states: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str | None, nn.Module]]:

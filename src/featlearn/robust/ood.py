@@ -31,7 +31,9 @@ __all__ = ["OODHead"]
 INITS = ("erm", "random", "given")
 ESTIMATORS = ("full", "split")
 FLOATS = [np.float64, np.float32]
-DEGENERATE = 0.9  # share of the best constant's loss above which a head is called degenerate
+# Shares of the best constant's loss above which a head is degenerate: if its logits hardly vary, and in any case.
+DEGENERATE, HOPELESS = 0.9, 0.99
+FLAT = 0.1  # standard deviation of logits that hardly vary: probabilities within 0.025
 RANDOM_SCALE = 0.01  # standard deviation of the coefficients that init="random" draws
 LBFGS_TOL, LBFGS_STEPS = 1e-6, 1000  # of the start at ERM: largest gradient of the mean loss, and most steps
 
@@ -96,7 +98,9 @@ class OODHead(ClassifierMixin, BaseEstimator):
         ``penalty`` (D_e^2, whatever the objective), ``share`` (q_e); with ``validation_fraction`` also
         ``held_out_loss`` and ``held_out_penalty``.
     degenerate_ : bool
-        The mean training loss exceeds 0.9 of the best constant's: predictions are as good as constant.
+        Predictions are as good as constant: the mean training loss exceeds 0.9 of the best constant's and logits vary
+        by less than 0.1 (standard deviation), or it exceeds 0.99. Weak features alone, of which a head makes what there
+        is, are no collapse.
     n_iter_ : int
         Steps taken; of L-BFGS for ``objective="erm", init="erm"``, which needs no others.
     n_features_in_, feature_names_in_ :
@@ -252,7 +256,7 @@ class OODHead(ClassifierMixin, BaseEstimator):
         self.coef_, self.intercept_, self.history_ = coef.numpy(), intercept.numpy(), history
         self.n_iter_ = history[-1]["step"] if recipe.max_iter else start.n_iter
         self._information = "none" if len(names) == 1 else f"environment labels on {len(rows.labels)} training rows"
-        self.degenerate_ = _is_degenerate(rows, history[-1]["loss"], self.init)
+        self.degenerate_ = _is_degenerate(rows, history[-1]["loss"], rows.spread(coef, intercept), self.init)
         return self
 
     def _recipe(self) -> Recipe:
@@ -449,10 +453,10 @@ def _erm_start(rows: EnvironmentRows, n_classes: int, alpha: float) -> LinearFit
     return found
 
 
-def _is_degenerate(rows: EnvironmentRows, losses: list[float], init: str) -> bool:
-    """Whether the head is hardly better than the best constant logits; warns if it is."""
+def _is_degenerate(rows: EnvironmentRows, losses: list[float], spread: float, init: str) -> bool:
+    """Whether the head is as good as constant; warns if it is."""
     reached, constant = float(np.mean(losses)), rows.constant_loss()
-    if reached <= DEGENERATE * constant:
+    if reached <= (DEGENERATE if spread < FLAT else HOPELESS) * constant:
         return False
     advice = {
         "random": "The penalty is met by logits near 0, where accuracy is noise: start from ERM or from heads of FeAT.",
@@ -460,7 +464,8 @@ def _is_degenerate(rows: EnvironmentRows, losses: list[float], init: str) -> boo
         "erm": 'The features hold little about the labels, or the penalty leaves little: compare with objective="erm".',
     }
     warnings.warn(
-        f"The head is degenerate: its mean training loss is {reached:.4f}, that of the best constant {constant:.4f}. "
+        f"The head is degenerate: its mean training loss is {reached:.4f}, that of the best constant {constant:.4f}, "
+        f"and its logits vary by {spread:.2g}. "
         f"{advice[init]}",
         FeatlearnWarning,
         stacklevel=3,

@@ -18,13 +18,14 @@ from sklearn.base import clone
 from sklearn.utils.validation import has_fit_parameter
 
 from ..exceptions import DataError, FeatlearnWarning
-from .groups import GroupLabels, balance_groups, common_groups, label_column
+from .group_intervals import equal_draws, minimum_interval
+from .groups import FEW, GroupLabels, balance_groups, common_groups, few_rows, label_column
 from .probe_results import CONTROLS, FeatureProbe, ProbePoint
 
 __all__ = ["Prober", "Source", "feature_probe"]
 
 CONFIDENCE = 0.95
-N_BOOT = 1000
+DRAWS = 4000  # of what is simulated: excesses, and the worst group of guesses
 
 
 def feature_probe(
@@ -38,6 +39,7 @@ def feature_probe(
     probe: Any = None,
     n_refits: int = 5,
     baselines: bool = True,
+    names: Sequence[str] = ("y", "s"),
     random_state: int = 0,
     verbose: int = 0,
 ) -> FeatureProbe:
@@ -66,8 +68,10 @@ def feature_probe(
         Balanced samples that the default probe averages; without effect on another.
     baselines : bool, default True
         Demand the two controls.
+    names : pair of str, default ("y", "s")
+        What groups and messages call the label and the attribute.
     random_state : int, default 0
-        Of the default probe, the balancing and the bootstrap.
+        Of the default probe, the balancing and what is simulated.
     verbose : int, default 0
         Show a progress bar if positive.
 
@@ -84,13 +88,22 @@ def feature_probe(
     Warns
     -----
     FeatlearnWarning
-        Groups without test rows, by name.
+        Groups without test rows, and groups of few rows to fit on, by name.
 
     Notes
     -----
-    Costs two fits of the probe a set of features. Intervals are percentile intervals of 1000 bootstrap samples, rows
-    resampled within each group, the same for all features: that of the excess is paired. The pair of decodabilities is
-    the published evaluation; controls, their excess and its interval are this library's own.
+    Costs two fits of the probe a set of features. Intervals of a worst group are those of
+    :func:`~featlearn.robust.group_intervals.minimum_interval`, exact bounds combined. That of the excess is paired: in
+    4000 draws the shares of rows that features and controls get right together have, in each group, a Dirichlet
+    distribution of the counts (plus one row in all, spread evenly), so that right answers alone are not certain; it
+    then has the excess between its percentiles, and in simulations holds it at least as often as it says. The pair of
+    decodabilities is the published evaluation; controls, their excess and the intervals are this library's own.
+
+    Chance is no 1/2: the worst of several groups of guesses is lower (``core_chance``), and a head that says the same
+    of every row has 0 (``core_constant``, as where a penalty leaves no coefficient).
+
+    In :func:`~featlearn.robust.model_probe.probe_model` layers may have been pooled; features that were made otherwise
+    than the raw input (means over positions beside all pixels) differ from it in more than training.
 
     Decodability is that of this probe: a penalised head does not read a feature of small variance beside a large one,
     and a head without penalty digs it out. Compare values of one probe only.
@@ -114,11 +127,11 @@ def feature_probe(
     >>> bool(result.table.loc["epoch 3", "excess_core"] > 0.2)
     True
     """
-    names = _check_names(features, test_features, baselines)
-    prober = Prober(y, s, test_y, test_s, probe=probe, n_refits=n_refits, random_state=random_state)
-    arrays = {name: prober.checked(name, features[name], test_features[name]) for name in names}
-    controls = tuple(name for name in names if name in CONTROLS) if baselines else ()
-    for name in _shown(names, verbose):
+    keys = _check_names(features, test_features, baselines)
+    prober = Prober(y, s, test_y, test_s, probe=probe, n_refits=n_refits, names=names, random_state=random_state)
+    arrays = {name: prober.checked(name, features[name], test_features[name]) for name in keys}
+    controls = tuple(name for name in keys if name in CONTROLS) if baselines else ()
+    for name in _shown(keys, verbose):
         is_control = name in controls
         source = Source(name, control=name if is_control else None, against=() if is_control else controls)
         prober.add(source, *arrays[name])
@@ -142,16 +155,29 @@ class Prober:
 
     Parameters
     ----------
-    y, s, test_y, test_s, probe, n_refits, random_state
+    y, s, test_y, test_s, probe, n_refits, names, random_state
         As for :func:`feature_probe`.
     """
 
     def __init__(
-        self, y: Any, s: Any, test_y: Any, test_s: Any, *, probe: Any, n_refits: int, random_state: int
+        self,
+        y: Any,
+        s: Any,
+        test_y: Any,
+        test_s: Any,
+        *,
+        probe: Any,
+        n_refits: int,
+        names: Sequence[str],
+        random_state: int,
     ) -> None:
-        self.y, self.s = label_column(y, "y"), label_column(s, "s")
-        self.test_y, self.test_s = label_column(test_y, "test_y"), label_column(test_s, "test_s")
-        pairs = [(self.y, self.s), (self.test_y, self.test_s)]
+        if isinstance(names, str) or len(set(names)) != 2 or len(names) != 2:
+            raise DataError(f"Got names={names!r}, but expected two that differ, of the label and the attribute.")
+        self.names = core, spurious = tuple(names)
+        # As given: categories without rows are groups that a probe misses, and an order of rows is that of an index.
+        pairs = [{core: y, spurious: s}, {core: test_y, spurious: test_s}]
+        self.y, self.s = label_column(y, core), label_column(s, spurious)
+        self.test_y, self.test_s = label_column(test_y, f"test_{core}"), label_column(test_s, f"test_{spurious}")
         groups, self.groups = common_groups(pairs, [len(self.y), len(self.test_y)])
         self.n_values = [len(levels) for levels in groups.levels.values()]
         self.n_per_group = int(groups.counts.min())
@@ -164,6 +190,7 @@ class Prober:
         self.selection = "none"
         self._sources: list[tuple[Source, int]] = []
         self._correct: list[tuple[NDArray[np.bool_], NDArray[np.bool_]]] = []
+        self._constant: list[tuple[bool, bool]] = []
 
     def checked(self, name: str, Z: Any, Z_test: Any) -> tuple[NDArray[Any], NDArray[Any]]:
         """Both sets of rows as arrays.
@@ -189,31 +216,33 @@ class Prober:
 
     def add(self, source: Source, Z: NDArray[Any], Z_test: NDArray[Any]) -> None:
         """Probe one set of features for y and for s."""
-        core = self._predicted(Z, self.y, Z_test) == self.test_y
-        spurious = self._predicted(Z, self.s, Z_test) == self.test_s
+        told = self._predicted(Z, self.y, Z_test), self._predicted(Z, self.s, Z_test)
         self._sources.append((source, Z.shape[1]))
-        self._correct.append((core, spurious))
+        self._correct.append((told[0] == self.test_y, told[1] == self.test_s))
+        self._constant.append((_is_constant(told[0]), _is_constant(told[1])))
 
     def result(self) -> FeatureProbe:
         """All that was added, with intervals."""
-        core, spurious = (np.column_stack(columns) for columns in zip(*self._correct, strict=True))
-        rng = np.random.default_rng(self.random_state)
-        draws = [_worst_draws(correct, self.groups, rng) for correct in (core, spurious)]
         points = [
-            _point(
-                source, d, (core[:, place], spurious[:, place]), (draws[0][:, place], draws[1][:, place]), self.groups
-            )
-            for place, (source, d) in enumerate(self._sources)
+            _point(source, d, correct, constant, self.groups)
+            for (source, d), correct, constant in zip(self._sources, self._correct, self._constant, strict=True)
         ]
+        core = np.column_stack([correct for correct, _ in self._correct])
+        excess_rng, *chance_rngs = np.random.default_rng(self.random_state).spawn(3)
         places = {source.name: place for place, (source, _) in enumerate(self._sources)}
         for place, (source, _) in enumerate(self._sources):
             against = [places[name] for name in source.against]
             if against:
                 better = max(points[control].core_wga for control in against)
-                low, high = _ends(draws[0][:, place] - draws[0][:, against].max(axis=1))
+                worst = _worst_draws(core[:, [place, *against]], self.groups, excess_rng)
+                low, high = _ends(worst[:, 0] - worst[:, 1:].max(axis=1))
                 points[place] = replace(
                     points[place], excess_core=points[place].core_wga - better, excess_low=low, excess_high=high
                 )
+        chance = [
+            float(np.nanmin(equal_draws(1 / values, self.groups, DRAWS, rng), axis=1).mean())
+            for values, rng in zip(self.n_values, chance_rngs, strict=True)
+        ]
         return FeatureProbe(
             points=tuple(points),
             groups=dict(zip(self.groups.names, self.groups.counts.tolist(), strict=True)),
@@ -222,19 +251,24 @@ class Prober:
             n_test=len(self.test_y),
             n_classes=self.n_values[0],
             n_attributes=self.n_values[1],
+            core_chance=chance[0],
+            spurious_chance=chance[1],
             confidence=CONFIDENCE,
             probe=" ".join(str(self.probe).split()),
-            information=f"group labels (y, s) on {len(self.y)} rows",
+            information=f"group labels ({', '.join(self.names)}) on {len(self.y)} rows",
             selection=self.selection,
             random_state=self.random_state,
         )
 
     def _predicted(self, Z: NDArray[Any], target: NDArray[Any], Z_test: NDArray[Any]) -> NDArray[Any]:
         probe = clone(self.probe)
-        if self.rows is None:
-            probe.fit(Z, target, groups=(self.y, self.s))
-        else:
-            probe.fit(Z[self.rows], target[self.rows])
+        with warnings.catch_warnings():
+            # Told once, before the first fit.
+            warnings.filterwarnings("ignore", f"Fewer than {FEW} rows in ", FeatlearnWarning)
+            if self.rows is None:
+                probe.fit(Z, target, groups=(self.y, self.s))
+            else:
+                probe.fit(Z[self.rows], target[self.rows])
         self.selection = getattr(probe, "selection_", self.selection)
         return np.asarray(probe.predict(Z_test))
 
@@ -274,6 +308,14 @@ def _check_groups(groups: GroupLabels, test: GroupLabels) -> None:
             f"Got no rows to fit on in {'; '.join(groups.empty)} ({groups.table()}). A probe needs every group: add "
             "held-out rows of these."
         )
+    few = few_rows(groups)
+    if few:
+        warnings.warn(
+            f"Fewer than {FEW} rows to fit on in {'; '.join(few)}: every probe sees as few of each group, and values "
+            "depend on which. Add held-out rows of these groups.",
+            FeatlearnWarning,
+            stacklevel=4,
+        )
     if test.empty:
         warnings.warn(
             f"No test rows in {'; '.join(test.empty)}: the worst group is among the others.",
@@ -294,22 +336,24 @@ def _matrix(name: str, rows: Any, n: int) -> NDArray[Any]:
     return array
 
 
-def _accuracies(correct: NDArray[np.bool_], groups: GroupLabels) -> NDArray[np.float64]:
-    hits = np.bincount(np.asarray(groups.codes)[correct], minlength=len(groups))
-    return np.divide(hits, groups.counts, out=np.full(len(groups), np.nan), where=groups.counts > 0)
-
-
 def _worst_draws(correct: NDArray[np.bool_], groups: GroupLabels, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Worst-group accuracies of all features in bootstrap samples, (n_boot, features): the same rows for all of them.
+    """Plausible worst-group accuracies of some features together, of shape (draws, features).
 
-    A resampled group is a multinomial draw of its distinct patterns of right and wrong.
+    Shares of every pattern of right and wrong in a group have a Dirichlet distribution; that of each accuracy alone is
+    then Jeffreys's, beta of k + 1/2 and n - k + 1/2.
     """
-    worst = np.full((N_BOOT, correct.shape[1]), np.inf)
+    count = correct.shape[1]
+    patterns = np.arange(2**count)[:, None] >> np.arange(count) & 1
+    codes = correct @ (1 << np.arange(count))
+    worst = np.full((DRAWS, count), np.inf)
     for group in np.flatnonzero(groups.counts):
-        patterns, sizes = np.unique(correct[groups.codes == group], axis=0, return_counts=True)
-        n = sizes.sum()
-        np.minimum(worst, rng.multinomial(n, sizes / n, size=N_BOOT) @ patterns / n, out=worst)
+        sizes = np.bincount(codes[groups.codes == group], minlength=len(patterns))
+        np.minimum(worst, rng.dirichlet(sizes + 1 / len(patterns), size=DRAWS) @ patterns, out=worst)
     return worst
+
+
+def _is_constant(predicted: NDArray[Any]) -> bool:
+    return bool((predicted == predicted[0]).all())
 
 
 def _ends(draws: NDArray[np.float64]) -> tuple[float, float]:
@@ -321,11 +365,14 @@ def _point(
     source: Source,
     d: int,
     correct: tuple[NDArray[np.bool_], NDArray[np.bool_]],
-    draws: tuple[NDArray[np.float64], NDArray[np.float64]],
+    constant: tuple[bool, bool],
     groups: GroupLabels,
 ) -> ProbePoint:
-    accuracies = [_accuracies(hits, groups) for hits in correct]
-    ends = [_ends(sample) for sample in draws]
+    hits = [np.bincount(np.asarray(groups.codes)[right], minlength=len(groups)) for right in correct]
+    accuracies = [
+        np.divide(right, groups.counts, out=np.full(len(groups), np.nan), where=groups.counts > 0) for right in hits
+    ]
+    ends = [minimum_interval(right, groups.counts, CONFIDENCE) for right in hits]
     return ProbePoint(
         name=source.name,
         control=source.control,
@@ -337,10 +384,12 @@ def _point(
         core_low=ends[0][0],
         core_high=ends[0][1],
         core_mean=float(correct[0].mean()),
+        core_constant=constant[0],
         spurious_wga=float(np.nanmin(accuracies[1])),
         spurious_low=ends[1][0],
         spurious_high=ends[1][1],
         spurious_mean=float(correct[1].mean()),
+        spurious_constant=constant[1],
         core_accuracies=tuple(accuracies[0].tolist()),
         spurious_accuracies=tuple(accuracies[1].tolist()),
     )

@@ -9,6 +9,8 @@ from html import escape
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+from .text import folded, text_rows
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -16,7 +18,7 @@ __all__ = ["CONTROLS", "FeatureProbe", "ProbePoint"]
 
 NAN = float("nan")
 CONTROLS = {"pixels": "raw input", "init": "untrained network"}
-_COLUMNS = ("d", "core_wga", "core_mean", "spurious_wga", "spurious_mean", "excess_core", "n_per_group")
+_COLUMNS = ("d", "pool", "core_wga", "core_mean", "spurious_wga", "spurious_mean", "excess_core", "n_per_group")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,8 @@ class ProbePoint:
         Worst-group accuracy of the probe for y with its interval, and its mean accuracy over all test rows.
     spurious_wga, spurious_low, spurious_high, spurious_mean : float
         The same of the probe for s.
+    core_constant, spurious_constant : bool
+        Whether the probe says the same of every test row: then its worst group is 0, below chance.
     excess_core, excess_low, excess_high : float
         ``core_wga`` minus that of the better control, with its paired interval; nan without controls and for them.
     core_accuracies, spurious_accuracies : tuple of float
@@ -55,10 +59,12 @@ class ProbePoint:
     core_low: float
     core_high: float
     core_mean: float
+    core_constant: bool = False
     spurious_wga: float
     spurious_low: float
     spurious_high: float
     spurious_mean: float
+    spurious_constant: bool = False
     excess_core: float = NAN
     excess_low: float = NAN
     excess_high: float = NAN
@@ -79,7 +85,10 @@ class FeatureProbe:
     n_train, n_per_group, n_test : int
         Rows that probes were fitted on before balancing, rows of the smallest group among them, test rows.
     n_classes, n_attributes : int
-        Values of y and of s: chance is one over them.
+        Values of y and of s.
+    core_chance, spurious_chance : float
+        Accuracy in the worst group of guesses, on average: below one over the number of values, which is the mean of
+        each group.
     confidence : float
         Of the intervals.
     probe : str
@@ -97,6 +106,8 @@ class FeatureProbe:
     n_test: int
     n_classes: int
     n_attributes: int
+    core_chance: float
+    spurious_chance: float
     confidence: float
     probe: str
     information: str
@@ -105,7 +116,10 @@ class FeatureProbe:
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row a set of features: width, decodability of both attributes, excess over the better control."""
+        """One row a set of features: width, pooling, decodability of both attributes, excess over the better control.
+
+        "pool" is what made one row a sample, None where it is not known.
+        """
         return self.frame()[list(_COLUMNS)]
 
     def frame(self) -> pd.DataFrame:
@@ -143,6 +157,7 @@ class FeatureProbe:
             lines.append(f"Without any training, worst-group decodability of core and spurious feature is: {reach}.")
         else:
             lines.append("No controls were probed, so nothing here shows that anything was learned.")
+        lines += _warnings(self)
         best, last = max(shown, key=lambda point: point.core_wga), shown[-1]
         for point in {point.name: point for point in (best, last)}.values():
             which = "Best" if point is best else "Last"
@@ -157,6 +172,27 @@ class FeatureProbe:
             f"selection: {self.selection}."
         )
         return "\n".join(lines)
+
+    def __str__(self) -> str:
+        """Table and summary in lines of at most 100 columns."""
+        pools = any(point.pool for point in self.points)
+        controlled = any(not math.isnan(point.excess_core) for point in self.points)
+        head = ["", "d", *(["pool"] if pools else []), "core", "interval", "spurious", "interval"]
+        rows = [
+            [
+                point.name,
+                f"{point.d}",
+                *([point.pool or ""] if pools else []),
+                f"{point.core_wga:.3f}",
+                f"{point.core_low:.3f}-{point.core_high:.3f}",
+                f"{point.spurious_wga:.3f}",
+                f"{point.spurious_low:.3f}-{point.spurious_high:.3f}",
+                *([f"{point.excess_core:+.3f}" if not math.isnan(point.excess_core) else ""] if controlled else []),
+            ]
+            for point in self.points
+        ]
+        lines = text_rows([*head, *(["excess"] if controlled else [])], rows)
+        return "\n".join([*lines, "", *folded(self.summary())])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dictionaries (JSON-ready once ``nan`` is allowed or replaced)."""
@@ -204,6 +240,25 @@ class FeatureProbe:
     def _repr_html_(self) -> str:
         text = "".join(f"<p>{escape(line)}</p>" for line in self.summary().splitlines())
         return text + self.table.to_html(float_format=lambda value: format(value, ".3f"))
+
+
+def _warnings(result: FeatureProbe) -> list[str]:
+    """What keeps the values from being read as they stand: chance, heads that say nothing, other pooling."""
+    found = [f"Guesses have {result.core_chance:.3f} and {result.spurious_chance:.3f} in the worst group, on average."]
+    for key, what in (("core_constant", "core"), ("spurious_constant", "spurious")):
+        constant = [point.name for point in result.points if getattr(point, key)]
+        if constant:
+            found.append(
+                f"The probe of the {what} feature says the same of every row, so that its worst group is 0, for: "
+                f"{', '.join(constant)}."
+            )
+    means = [point.name for point in result.points if point.pool == "mean" and not point.control]
+    if means and any(point.control == "pixels" and point.pool == "flatten" for point in result.points):
+        found.append(
+            f"{', '.join(means)}: means over positions, beside all pixels of the raw input. What pooling loses counts "
+            "against the network; pool='flatten' keeps it."
+        )
+    return found
 
 
 def _called(point: ProbePoint) -> str:
