@@ -37,6 +37,7 @@ def told(*points: ProbePoint) -> dict:
     probe = FeatureProbe(
         points=points, groups={"y=0, s=0": 40, "y=1, s=1": 37}, n_train=120, n_per_group=30, n_test=77, n_classes=2,
         n_attributes=4, confidence=0.9, probe="DFRClassifier()", information="groups", selection="none", random_state=0,
+        core_chance=0.44, spurious_chance=0.21,
     )  # fmt: skip
     rows = [
         {"label": "y=0, s=0", "train": 0, "fit": 61, "test": 40},
@@ -87,6 +88,8 @@ def test_marks_are_where_the_numbers_are(tmp_path) -> None:
     assert ways == ["M80 49L28 24"]
     lines = [element["x1"] for _, element in page.elements if element.get("class") == "of-control pixels"]
     assert lines == ["71.0%", "96.0%"] * 2
+    guesses = [element["x1"] for _, element in page.elements if element.get("class") == "guessing"]
+    assert guesses[:2] == ["44.0%", "21.0%"]
 
 
 def test_checkpoints_of_two_layers_have_a_line_each_and_their_own_untrained_layer(tmp_path) -> None:
