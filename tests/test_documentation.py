@@ -82,6 +82,7 @@ def test_the_readme_measures_and_fits_in_five_lines_and_sets_up_in_two_commands(
     assert [group["name"] for group in names["optimizer"].param_groups] == ["1", "3"]
     assert "alignment" in str(names["net"].mechanisms().labels)
     assert (place / "phases.html").exists()
+    assert 0.85 < names["head"].score(names["unseen"].X, names["unseen"].y) < 0.96
     assert report["3"].trivial
     assert abs(report["1"].nfa - report["1"].nfa_null) < 0.05  # a fresh network is at chance
     assert "<html" in (place / "report.html").read_text(encoding="utf-8")
