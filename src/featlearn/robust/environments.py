@@ -90,9 +90,14 @@ def code_environments(environments: Any, n: int) -> tuple[NDArray[np.int64], NDA
 
 
 def check_environments(
-    codes: NDArray[np.int64], labels: NDArray[np.int64], names: NDArray[Any], classes: NDArray[Any]
+    codes: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    names: NDArray[Any],
+    classes: NDArray[Any],
+    *,
+    one_class: bool = False,
 ) -> None:
-    """Refuse one class in all, or an environment in which nothing can be told apart.
+    """Refuse one class in all, and unless ``one_class``, an environment in which nothing can be told apart.
 
     Raises
     ------
@@ -109,7 +114,7 @@ def check_environments(
                 f"Got {len(own)} row{'' if len(own) == 1 else 's'} of positive weight in environment {name!r}, but "
                 "expected two or more. Merge it with another, or leave it out."
             )
-        if len(np.unique(own)) < 2:
+        if not one_class and len(np.unique(own)) < 2:
             raise DataError(
                 f"Got one class only ({classes.tolist()[own[0]]!r}) in environment {name!r}, but expected two or more: "
                 "a constant would be perfect there. Merge it with another, or leave it out."

@@ -114,9 +114,10 @@ class OODHead(ClassifierMixin, BaseEstimator):
     whose height grows with p. With ``penalty_weight=1e4`` a head that starts from small random coefficients stays there
     for more than a thousand steps, and its accuracy is noise. A head that starts from ERM, or from the mean of heads of
     :class:`~featlearn.robust.feat.FeATPretrainer`, does not go there.
-    V-REx and group DRO do not depend on the start. Group DRO converges to the ERM solution of its worst environment. A
-    head cannot add features: where the invariant feature is not in Z, no objective finds it. With many columns of noise
-    the penalties are met by noise: compare them with those of held-out rows (``validation_fraction``).
+    V-REx and group DRO do not depend on the start. Group DRO converges to the ERM solution of its worst environment;
+    its environments may have one class each, and are usually the groups (y, s): ``fit(Z, y, 2 * y + s)``. A head cannot
+    add features: where the invariant feature is not in Z, no objective finds it. With many columns of noise the
+    penalties are met by noise: compare them with those of held-out rows (``validation_fraction``).
 
     Normalisations differ between codes. Where the losses a + b of two environments are added, beside alpha and a weight
     p, ours are alpha/2 and, for p times the mean of D_e^2, p/2; for p (a - b)^2, 2 p; for p times the unbiased variance
@@ -229,7 +230,8 @@ class OODHead(ClassifierMixin, BaseEstimator):
         there = row_weights > 0
         Z, y, row_weights, codes = Z[there], y[there], row_weights[there], codes[there]
         classes, labels = np.unique(y, return_inverse=True)
-        check_environments(codes, labels, names, classes)
+        # The groups (y, s) of group DRO have one class each; penalties ask for environments.
+        check_environments(codes, labels, names, classes, one_class=self.objective == "groupdro")
         start = self._given_start(coef_init, intercept_init, len(classes), Z.shape[1])
         rng = check_random_state(self.random_state)
         aside = hold_out(codes, labels, names, float(self.validation_fraction), rng)
