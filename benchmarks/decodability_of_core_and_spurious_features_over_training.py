@@ -11,7 +11,7 @@ The claim: whether the core feature is learned depends on the correlation. It ho
 seeds, the core attribute is less decodable after ten epochs at correlation 1 than from the same network before training
 (suppressed), and more decodable than from either control at .95 and .5 (learned).
 
-Needs the full Fashion-MNIST; without it digits are used, which are too few for the claim. About five minutes.
+Needs the full Fashion-MNIST; without it digits are used, which are too few for the claim. About ten minutes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from featlearn import extract_features, feature_probe, probe_model
 from featlearn.datasets import SpuriousDataset, make_dominoes, make_waterbirds_like
 from featlearn.robust.probe_results import FeatureProbe
 
-SEEDS = range(3)
+SEEDS = range(5)
 SHOWN = (0, 1, 2, 3, 5, 10)
 SETS: dict[str, Callable[..., SpuriousDataset]] = {
     **{f"dominoes, correlation {rho:g}": partial(make_dominoes, "auto", correlation=rho) for rho in (1.0, 0.95, 0.5)},

@@ -21,8 +21,8 @@ EPOCHS, BATCH, RATE = 10, 64, 1e-3
 GROUP_STEP = 0.01  # eta of group DRO on mini-batches
 
 
-def cnn(shape: Sequence[int], seed: int, width: int = 64) -> nn.Sequential:
-    """Two convolutions (5 x 5, stride 2) with 8 and 16 filters, a layer of ``width`` ReLUs, two logits."""
+def cnn(shape: Sequence[int], seed: int, width: int = 64, outputs: int = 2) -> nn.Sequential:
+    """Two convolutions (5 x 5, stride 2) with 8 and 16 filters, a layer of ``width`` ReLUs, logits."""
     channels, height, across = shape
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -30,7 +30,7 @@ def cnn(shape: Sequence[int], seed: int, width: int = 64) -> nn.Sequential:
             *(nn.Conv2d(channels, 8, 5, stride=2, padding=2), nn.ReLU()),
             *(nn.Conv2d(8, 16, 5, stride=2, padding=2), nn.ReLU()),
             *(nn.Flatten(), nn.Linear(16 * (height // 4) * (across // 4), width), nn.ReLU()),
-            nn.Linear(width, 2),
+            nn.Linear(width, outputs),
         )
 
 
