@@ -301,6 +301,26 @@ def test_a_metric_that_is_undefined_on_a_group_is_refused_with_its_name():
         group_report([0, 1, 1], [0, 1, 0], ["a", "a", "b"], metric=lambda t, p: math.nan if len(t) == 1 else 1.0)
 
 
+def test_a_metric_that_is_undefined_on_all_rows_is_refused():
+    with pytest.raises(DataError, match="not finite in all groups"):
+        group_report([0, 1, 1], [0, 1, 0], ["a", "a", "b"], metric=lambda t, p: math.nan if len(t) == 3 else 1.0)
+
+
+def test_a_metric_called_accuracy_is_not_taken_for_the_accuracy_of_the_report(tmp_path):
+    def accuracy(truth, guess):
+        return 100 * share_correct(truth, guess)
+
+    y, s = crossed((20, 10, 10, 20))
+    report = group_report(y, y, (y, s), metric=accuracy, n_boot=9)
+    assert report.metric == "accuracy()"
+    report.to_html(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "Wilson" not in page
+    assert "9</data> bootstrap samples" in page
+    with pytest.raises(DataError, match="metric"):
+        GroupReport.compare({"a": report, "b": group_report(y, y, (y, s))})
+
+
 def test_what_a_metric_raises_names_the_group():
     with pytest.raises(ValueError, match="one class") as caught:
         group_report([0, 1, 1], [0, 1, 0], ["a", "a", "b"], metric=_needs_two)
@@ -324,6 +344,9 @@ def _needs_two(truth, guess):
         ({"y_pred": [0.0, 1.0, np.nan]}, "missing values in y_pred"),
         ({"y_pred": [0.2, 0.9, 0.1]}, "0.2 in y_pred"),
         ({"y_pred": ["0", "1", "1"]}, "one kind"),
+        ({"y_pred": np.array([b"0", b"1", b"1"])}, "one kind"),
+        ({"y_true": np.array([b"0", b"1", b"1"]), "y_pred": ["0", "1", "1"]}, "one kind"),
+        ({"y_pred": [0.0, 1e300, 1.0]}, "of 64 bits"),
         ({"y_true": [0, None, 1]}, "missing values in y_true"),
         ({"y_true": [], "y_pred": [], "groups": []}, "no rows"),
         ({"groups": [0, 1]}, "2 rows in groups"),
@@ -333,6 +356,8 @@ def _needs_two(truth, guess):
         ({"y_pred": pd.Series([0, 1, 0], index=[2, 1, 0]), "y_true": pd.Series([0, 1, 1])}, "y_true and y_pred"),
         ({"metric": "f1"}, "sklearn.metrics.f1_score"),
         ({"confidence": 95}, "confidence=95"),
+        ({"confidence": "0.95"}, "confidence='0.95'"),
+        ({"confidence": math.nan}, "confidence=nan"),
         ({"n_boot": 0}, "n_boot=0"),
         ({"random_state": -1}, "random_state=-1"),
         ({"random_state": None}, "random_state=None"),

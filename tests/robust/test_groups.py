@@ -64,6 +64,20 @@ def test_one_column_is_groups_by_value():
     assert as_groups(pd.Series([True, False], name="male")).names == ["male=False", "male=True"]
 
 
+def test_objects_are_the_numbers_that_they_hold():
+    assert as_groups(np.array([1.0, 1, 0], dtype=object)).names == ["group 0", "group 1"]
+    assert as_groups(pd.cut(pd.Series([1, 2, 9]), [0, 5, 10])).names == ["group (0, 5]", "group (5, 10]"]
+
+
+def test_counts_of_some_rows_and_groups_of_every_row_are_those_of_the_masks():
+    rng = np.random.default_rng(0)
+    some = rng.random(60) < 0.5
+    for groups in (rng.integers(0, 4, 60), rng.random((60, 3)) < 0.4):
+        labels = as_groups(groups)
+        assert labels.count(some).tolist() == labels.masks[some].sum(axis=0).tolist()
+        assert labels.memberships.tolist() == labels.masks.sum(axis=1).tolist()
+
+
 def test_names_of_a_column_declare_groups_without_rows():
     labels = as_groups([0, 2, 2], names=["land on land", "land on water", "water on water"])
     assert labels.counts.tolist() == [1, 0, 2]
@@ -108,6 +122,14 @@ def test_several_sets_of_rows_share_the_groups_that_any_has():
         ([None, "a"], "missing"),
         ([0.5, 1.0], "0.5 in groups"),
         ([np.inf, 1.0], "inf in groups"),
+        ([1e300, 1.0], "1e\\+300 in groups"),
+        ([2.0**63, 1.0], "of 64 bits"),
+        (np.array([0.5, 1], dtype=object), "0.5 in groups"),
+        (np.array(["2020-01-01", "2021-01-01"], dtype="datetime64[D]"), "datetime64"),
+        (np.array([1j, 2]), "complex128"),
+        ([[0, 1], [1]], "different lengths"),
+        (pd.DataFrame([[0, 1], [1, 0]], columns=["a", "a"]), "names \\['a', 'a'\\]"),
+        (pd.DataFrame([[0, 1], [1, 0]], columns=[1, "1"]), "names \\['1', '1'\\]"),
         (np.array(["a", 1], dtype=object), "sorted"),
         ((0, 1), "tuple of single values"),
         ((), "tuple of single values"),

@@ -23,11 +23,13 @@ from .group_intervals import (
     wilson_interval,
 )
 from .group_results import GroupReport, GroupScore
-from .groups import GroupLabels, check_order, common_groups, label_column
+from .groups import GroupLabels, common_groups
+from .label_columns import check_order, label_column
 from .selection import check_selection
 
 __all__ = ["group_report"]
 
+ACCURACY, ALL = "accuracy", "all groups"
 EQUAL_DRAWS = 4000  # of the minimum of equal groups: its mean is then sure to a few 1e-4
 
 
@@ -138,7 +140,7 @@ def group_report(
         scores,
         labels,
         shares,
-        metric="accuracy" if metric is None else getattr(metric, "__name__", "metric"),
+        metric=ACCURACY if metric is None else _name_of(metric),
         n_classes=len({*y_true.tolist(), *y_pred.tolist()}) if metric is None else None,
         confidence=confidence,
         n_boot=int(n_boot),
@@ -161,10 +163,9 @@ class _Scores:
 
 
 def _accuracy_scores(correct: NDArray[np.bool_], labels: GroupLabels, confidence: float, random_state: int) -> _Scores:
-    masks, counts = labels.masks, labels.counts
-    hits = masks[correct].sum(axis=0, dtype=np.int64)
+    hits, counts = labels.count(correct), labels.counts
     # Rows of no group say nothing about how the groups differ.
-    pooled = float(correct[masks.any(axis=1)].mean())
+    pooled = float(correct[labels.memberships > 0].mean())
     return _Scores(
         overall=float(correct.mean()),
         values=np.divide(hits, counts, out=np.full(len(counts), np.nan), where=counts > 0),
@@ -180,20 +181,22 @@ def _metric_scores(
 ) -> _Scores:
     boot, chance = np.random.default_rng(random_state).spawn(2)
     named = list(zip(labels.names, labels.masks.T, strict=True))
+    overall = value_of(metric, y_true, y_pred, ALL)
     values = np.array([value_of(metric, y_true[mask], y_pred[mask], name) for name, mask in named])
     undefined = [
         name for (name, mask), value in zip(named, values, strict=True) if mask.any() and not math.isfinite(value)
     ]
+    undefined += [] if math.isfinite(overall) else [ALL]
     if undefined:
         raise DataError(
             f"Got a metric that is not finite in {'; '.join(undefined)}, but expected a number in every group. "
-            "Choose a metric that is defined on each of them, or other groups."
+            "Choose a metric that is defined on each of them and on all rows, or other groups."
         )
     draws = metric_draws(metric, y_true, y_pred, labels, n_boot, boot)
     low, high = _percentiles(draws, confidence)
     worst_low, worst_high = _percentiles(_smallest(draws)[:, None], confidence)[:, 0]
     return _Scores(
-        overall=value_of(metric, y_true, y_pred, "all groups"),
+        overall=overall,
         values=values,
         n_correct=None,
         ends=(low, high),
@@ -205,12 +208,13 @@ def _metric_scores(
 def _assemble(scores: _Scores, labels: GroupLabels, shares: Floats | None, **about: Any) -> GroupReport:
     """The report of the scores; ``about`` are the fields that are told, not computed."""
     (low, high), confidence = scores.ends, about["confidence"]
-    filled = labels.counts > 0
+    counts, memberships = labels.counts, labels.memberships
+    filled = counts > 0
     worst = int(np.nanargmin(scores.values))
     entries = tuple(
         GroupScore(
             label=name,
-            n=int(labels.counts[g]),
+            n=int(counts[g]),
             n_correct=None if scores.n_correct is None else int(scores.n_correct[g]),
             accuracy=float(scores.values[g]),
             low=float(low[g]),
@@ -223,12 +227,11 @@ def _assemble(scores: _Scores, labels: GroupLabels, shares: Floats | None, **abo
     if shares is not None and not (shares[~filled] > 0).any():
         weighted = float(shares[filled] @ scores.values[filled])
     equal_ends = _percentiles(scores.smallest_if_equal[:, None], confidence)[:, 0]
-    masks = labels.masks
     return GroupReport(
         entries=entries,
-        n=len(masks),
-        n_in_no_group=int((~masks.any(axis=1)).sum()),
-        overlapping=bool((masks.sum(axis=1) > 1).any()),
+        n=len(memberships),
+        n_in_no_group=int((memberships == 0).sum()),
+        overlapping=bool((memberships > 1).any()),
         worst_group=labels.names[worst],
         worst_group_accuracy=float(scores.values[worst]),
         worst_group_low=scores.smallest_ends[0],
@@ -261,7 +264,7 @@ def _labels(y_true: Any, y_pred: Any, metric: Metric | None) -> tuple[NDArray[An
     true, predicted = label_column(y_true, "y_true", whole=whole), label_column(y_pred, "y_pred", whole=whole)
     if len(true) != len(predicted):
         raise DataError(f"Got {len(true)} rows in y_true and {len(predicted)} in y_pred, but expected as many of both.")
-    if _is_text(true) != _is_text(predicted):
+    if _words(true) is not _words(predicted):
         raise DataError(
             f"Got {true[0]!r} in y_true and {predicted[0]!r} in y_pred, but expected labels of one kind. "
             "Encode both in the same way."
@@ -269,16 +272,25 @@ def _labels(y_true: Any, y_pred: Any, metric: Metric | None) -> tuple[NDArray[An
     return true, predicted
 
 
-def _is_text(column: NDArray[Any]) -> bool:
-    return column.dtype.kind == "U" or (column.dtype.kind == "O" and any(isinstance(x, str) for x in column))
+def _words(column: NDArray[Any]) -> type | None:
+    """Of which type the words of a column are; None for numbers."""
+    if column.dtype.kind in "biuf":
+        return None
+    return next((kind for kind in (str, bytes) if any(isinstance(label, kind) for label in column)), None)
 
 
-def _check_settings(metric: Any, confidence: float, n_boot: int, random_state: int, information: str | None) -> None:
+def _name_of(metric: Metric) -> str:
+    """Its name; "accuracy" alone would promise exact intervals."""
+    name = str(getattr(metric, "__name__", "metric"))
+    return name if name != ACCURACY else f"{name}()"
+
+
+def _check_settings(metric: Any, confidence: Any, n_boot: int, random_state: int, information: str | None) -> None:
     if metric is not None and not callable(metric):
         raise DataError(
             f"Got metric={metric!r}, but expected a function of y_true and y_pred, such as sklearn.metrics.f1_score."
         )
-    if not 0 < confidence < 1:
+    if not isinstance(confidence, int | float | np.floating) or not 0 < confidence < 1:
         raise DataError(f"Got confidence={confidence!r}, but expected a number between 0 and 1, such as 0.95.")
     for name, value, least in (("n_boot", n_boot, 1), ("random_state", random_state, 0)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:

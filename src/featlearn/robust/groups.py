@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, product
+from itertools import product
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..exceptions import DataError, FeatlearnWarning
+from .label_columns import check_order, label_column, plain_array
 
 __all__ = [
     "FEW",
@@ -28,7 +28,7 @@ __all__ = [
 
 FEW = 10  # rows of a group below which a balanced fit depends on which they are
 
-MOST_GROUPS = 1000  # more come from columns that are no attributes (an index, a score), or from masks that were crossed
+MOST_GROUPS = 1000  # of crossing; more come from columns that are no attributes: an index, a score
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +66,18 @@ class GroupLabels:
     @property
     def counts(self) -> NDArray[np.int64]:
         """Rows of every group, of shape (G,)."""
+        return self.count(slice(None))
+
+    @property
+    def memberships(self) -> NDArray[np.int64]:
+        """Groups of every row, of shape (n,)."""
+        return np.ones_like(self.codes) if self.codes is not None else self.masks.sum(axis=1, dtype=np.int64)
+
+    def count(self, rows: NDArray[np.bool_] | slice) -> NDArray[np.int64]:
+        """Rows of every group among some rows, of shape (G,)."""
         if self.codes is None:
-            return self.masks.sum(axis=0, dtype=np.int64)
-        return np.bincount(self.codes, minlength=len(self.names)).astype(np.int64)
+            return self.masks[rows].sum(axis=0, dtype=np.int64)
+        return np.bincount(self.codes[rows], minlength=len(self.names)).astype(np.int64)
 
     @property
     def empty(self) -> list[str]:
@@ -108,8 +117,8 @@ def as_groups(groups: Any, n: int | None = None, *, names: Sequence[str] | None 
     ------
     DataError
         Another number of rows, a missing value, numbers that are not whole, columns that cannot be sorted, columns
-        whose indices (pandas) are in different orders, names that do not fit, more than 1000 groups, or another kind of
-        object.
+        whose indices (pandas) are in different orders, names that do not fit, more than 1000 crossed groups, or another
+        kind of object.
 
     Notes
     -----
@@ -246,118 +255,41 @@ def few_rows(labels: GroupLabels) -> list[str]:
     return [f"{name}: {count}" for name, count in zip(labels.names, labels.counts, strict=True) if count < FEW]
 
 
-def label_column(values: Any, name: str, *, whole: bool = True) -> NDArray[Any]:
-    """One column of labels as an array: whole numbers, booleans or words.
-
-    Parameters
-    ----------
-    values : array, Series, tensor or sequence of shape (n,)
-        Whole floating-point numbers become integers.
-    name : str
-        What messages call it.
-    whole : bool, default True
-        Refuse numbers that are not whole.
-
-    Returns
-    -------
-    array of shape (n,)
-
-    Raises
-    ------
-    DataError
-        Another number of axes, no rows, a missing value, or numbers that are not whole.
-    """
-    import pandas as pd
-
-    array = _plain_array(values)
-    if array.ndim != 1:
-        raise DataError(f"Got {name} of shape {array.shape}, but expected one label a row: shape (n,).")
-    if not len(array):
-        raise DataError(f"Got no rows in {name}, but expected at least one.")
-    missing = np.flatnonzero(pd.isna(array))
-    if len(missing):
-        raise DataError(
-            f"Got missing values in {name} ({len(missing)} in all, the first in row {missing[0]}), but expected a "
-            "label in every row. Leave those rows out, or give them a label of their own."
-        )
-    if array.dtype.kind == "f" and whole:
-        fine = np.isfinite(array) & (array == np.rint(array))
-        if not fine.all():
-            wrong = array[~fine][0]
-            raise DataError(f"Got {wrong} in {name}, but expected whole numbers, words or booleans. Round or bin them.")
-        return array.astype(np.int64)
-    return array
-
-
-def check_order(**columns: Any) -> None:
-    """Refuse columns with indices (pandas) that hold the same labels in different orders.
-
-    Parameters
-    ----------
-    **columns : array, Series, DataFrame, or tuple or mapping of them
-        By the names that messages call them. Rows are matched by position; columns without an index are left alone.
-
-    Raises
-    ------
-    DataError
-        It names the first two.
-    """
-    import pandas as pd
-
-    parts = [pair for name, given in columns.items() for pair in _parts(name, given)]
-    indexed = [(name, part.index) for name, part in parts if isinstance(getattr(part, "index", None), pd.Index)]
-    for (first, mine), (second, other) in combinations(indexed, 2):
-        if len(mine) == len(other) and not mine.equals(other) and Counter(mine) == Counter(other):
-            raise DataError(
-                f"Got {first} and {second} with the same index in different orders, but expected rows that match by "
-                f"position. Reorder one of them ({second}.loc[{first}.index]), or drop both with "
-                "reset_index(drop=True) if they do match."
-            )
-
-
-def _parts(name: str, given: Any) -> list[tuple[str, Any]]:
-    if isinstance(given, tuple):
-        return [(f"{name}[{place}]", part) for place, part in enumerate(given)]
-    if isinstance(given, Mapping):
-        return [(f"{name}[{key!r}]", part) for key, part in given.items()]
-    return [(name, given)]
-
-
 # --- what groups are made of ------------------------------------------------------------------------------------------
-
-
-def _plain_array(values: Any) -> NDArray[Any]:
-    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
 
 
 def _mask_matrix(groups: Any) -> NDArray[np.bool_] | None:
     """The masks if ``groups`` is a boolean matrix; a DataFrame is columns to cross, whatever its dtype."""
     if isinstance(groups, tuple | Mapping) or hasattr(groups, "columns"):
         return None
-    array = _plain_array(groups)
+    array = plain_array(groups, "groups")
     return array if array.ndim == 2 and array.dtype == np.bool_ else None
 
 
 def _columns(groups: Any, names: Sequence[str] | None) -> dict[str, Any]:
     """Attributes by name, as they were given."""
     if isinstance(groups, Mapping) or hasattr(groups, "columns"):
-        if not len(groups.keys()):
+        keys = list(groups.columns if hasattr(groups, "columns") else groups)
+        if not keys:
             raise DataError("Got groups without columns, but expected at least one.")
-        return {str(name): groups[name] for name in groups.keys()}  # noqa: SIM118
+        return _named([str(key) for key in keys], [groups[key] for key in keys])
     if isinstance(groups, tuple):
         if not groups or any(np.ndim(column) == 0 for column in groups):
             raise DataError("Got a tuple of single values as groups, but expected a tuple of columns to cross.")
-        own = list(names) if names is not None else _attribute_names(groups)
-        if len(own) != len(groups) or len(set(own)) < len(own):
-            raise DataError(f"Got the names {own} for {len(groups)} columns, but expected one each, all different.")
-        return dict(zip(own, groups, strict=True))
-    if np.ndim(_plain_array(groups)) != 1:
+        return _named(list(names) if names is not None else _attribute_names(groups), groups)
+    if plain_array(groups, "groups").ndim != 1:
         raise DataError(
             f"Got groups of shape {np.shape(groups)}, but expected one column, a tuple of columns or a DataFrame to "
             "cross, or a boolean matrix of masks. Pass tuple(groups.T) for a matrix with one attribute a column."
         )
     name = getattr(groups, "name", None)
     return {"group" if name is None else str(name): groups}
+
+
+def _named(names: list[str], columns: Sequence[Any]) -> dict[str, Any]:
+    if len(names) != len(columns) or len(set(names)) < len(names):
+        raise DataError(f"Got the names {names} for {len(columns)} columns, but expected one each, all different.")
+    return dict(zip(names, columns, strict=True))
 
 
 def _attribute_names(columns: tuple[Any, ...]) -> list[str]:
