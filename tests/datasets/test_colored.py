@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import load_digits
 
 from featlearn.datasets import fashion_mnist, image_pool, load_fashion_mnist, make_colored
@@ -114,6 +115,15 @@ def test_rules_sort_the_classes():
     assert "own rule" in own.description
 
 
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_few_images_leave_one_to_train_and_one_to_test(n):
+    images, labels = arrays(n)
+    data = make_colored(images, labels * 9 % 10, validation_fraction=0.9)
+    assert len(data.train) >= 1
+    assert len(data.test) >= 1
+    assert len(data.train) + len(data.validation) + len(data.test) == n
+
+
 def test_sizes_subsample_binarize_and_flat():
     images, labels = arrays()
     data = make_colored(images, labels, n_train=250, n_test=40, subsample=3, binarize=True, flat=True)
@@ -176,7 +186,8 @@ def test_random_state_decides_everything_and_every_argument_counts():
     [
         ({"n_train": 1500}, "expected 2249 images of the classes that the rule keeps .1797 available.*reuse=True"),
         ({"n_train": 1500, "n_test": 1797}, "expected 3597 images"),
-        ({"n_test": 1797}, "expected 1798 images"),
+        ({"n_test": 1797}, "1,797 images for testing of 1,797 in all, but expected some to train on"),
+        ({"n_test": 5000, "reuse": True}, "5,000 images for testing of 1,797 in all, but expected some to train on"),
         ({"n_train": 0}, "n_train=0, but expected a whole number of at least 1"),
         ({"rule": "shoes"}, "rule='shoes', but expected 'split5', 'footwear' or a function"),
         ({"rule": lambda classes: classes}, "Got .0, 1, 2, 3, 4. in shape .1797,. from the rule"),
@@ -187,6 +198,8 @@ def test_random_state_decides_everything_and_every_argument_counts():
         ({"test_noise": (0.5, float("nan"))}, "test_noise entry=nan"),
         ({"test_noise": (0.5, 0.5)}, "expected numbers that differ"),
         ({"test_noise": 0.5}, "test_noise=0.5, but expected a sequence"),
+        ({"test_noise": np.array(0.5)}, r"test_noise=array\(0\.5\), but expected a sequence"),
+        ({"label_noise": np.complex64(0.1)}, "label_noise=.*, but expected a number"),
         ({"validation_fraction": 1}, "nothing would be left to train on"),
         ({"subsample": 0}, "subsample=0"),
         ({"random_state": None}, "random_state=None"),
@@ -213,6 +226,9 @@ def test_numbers_that_do_not_fit_are_refused(options, message):
         (np.zeros((5, 4, 4), dtype=int), np.zeros(5, dtype=int), "type int64, but expected bytes"),
         ((np.zeros((5, 4, 4)), np.zeros((5, 4, 4))), np.zeros(5, dtype=int), "images or of labels alone"),
         ((np.zeros((5, 4, 4)), np.zeros((5, 3, 3))), (np.zeros(5, dtype=int),) * 2, "one shape in both splits"),
+        ([np.zeros((5, 4, 4)), np.zeros((6, 4, 4))], np.zeros(11, dtype=int), "images that make no array.*as a tuple"),
+        (np.zeros((11, 4, 4)), [np.zeros(5, dtype=int), np.zeros(6, dtype=int)], "labels that make no array"),
+        (torch.zeros(5, 4, 4, requires_grad=True), np.zeros(5, dtype=int), "images that make no array"),
     ],
     ids=lambda value: "",
 )

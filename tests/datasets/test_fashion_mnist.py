@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import struct
+from http.client import IncompleteRead
 
 import numpy as np
 import pytest
@@ -145,13 +147,30 @@ def test_no_answer_names_the_address(places):
         load_fashion_mnist(download=True)
 
 
+def test_an_answer_that_ends_too_early_names_the_address(places, monkeypatch):
+    class Answer(io.BytesIO):
+        def read(self, *args):
+            raise IncompleteRead(b"", 99)
+
+    monkeypatch.setattr(fashion_mnist, "urlopen", lambda *args, **options: Answer())
+    with pytest.raises(DataError, match=r"no answer from .*IncompleteRead"):
+        load_fashion_mnist(download=True)
+    assert files_under(places["cache"].parent.parent) == []
+
+
+def test_a_download_can_be_read_by_whom_the_user_lets_read(places):
+    (write(places["web"]) / "plain").touch()
+    load_fashion_mnist(download=True)
+    assert (places["cache"] / f"{NAMES[0]}.gz").stat().st_mode == (places["web"] / "plain").stat().st_mode
+
+
 def test_a_write_that_fails_leaves_nothing_behind(places, monkeypatch):
     write(places["web"])
 
     def fail(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(fashion_mnist.os, "replace", fail)
+    monkeypatch.setattr(fashion_mnist.Path, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         load_fashion_mnist(download=True)
     assert files_under(places["cache"]) == []

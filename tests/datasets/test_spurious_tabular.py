@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.integrate import quad
 from scipy.special import expit
 from scipy.stats import norm
 from sklearn.linear_model import LogisticRegression
@@ -79,6 +80,30 @@ def test_bayes_rule_is_the_likelihood_ratio_of_the_two_classes():
     for name, sign in (("aligned", 1), ("minority", -1)):
         mass = (norm.pdf(t, core) * norm.pdf(x, sign * spurious))[predicted].sum() * step**2
         assert bayes[name] == pytest.approx(mass, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("core", "spurious", "rho"), [(1.5, 2.5, 0.95), (0.1, 1.0, 0.95), (0.01, 3.0, 0.9), (1.5, 20.0, 0.999)]
+)
+def test_bayes_accuracies_are_those_of_adaptive_quadrature_also_with_a_weak_core(core, spurious, rho):
+    def right(x, center):
+        towards, against = (rho * math.exp(s * spurious * x) + (1 - rho) * math.exp(-s * spurious * x) for s in (1, -1))
+        return norm.pdf(x, center) * norm.cdf(core + math.log(towards / against) / (2 * core))
+
+    bayes = SpuriousGaussian(core, spurious).bayes_group_accuracy(rho)
+    for name, center in (("aligned", spurious), ("minority", -spurious)):
+        exact = sum(
+            quad(right, low, high, args=(center,), points=[0, 0.5, -0.5], limit=500, epsabs=1e-12)[0]
+            for low, high in ((-9 + center, center), (center, 9 + center))
+        )
+        assert bayes[name] == pytest.approx(exact, abs=1e-9)
+
+
+def test_the_size_of_weights_does_not_matter_even_where_their_squares_are_no_numbers():
+    w = np.linspace(-1, 2, EXACT.n_features)
+    expected = EXACT.linear_group_accuracy(w, 0.5)
+    for size in (1e200, 1e-200):
+        np.testing.assert_allclose(EXACT.linear_group_accuracy(size * w, size * 0.5), expected, rtol=1e-12)
 
 
 def test_population_logistic_is_where_the_gradient_of_the_expected_loss_vanishes():
@@ -176,6 +201,8 @@ def test_numbers_that_do_not_fit_are_refused(options, message):
 def test_weights_that_do_not_fit_are_refused():
     with pytest.raises(DataError, match="Got 3 weights and 1 intercepts, but expected 56 and 1"):
         EXACT.linear_group_accuracy([1, 2, 3])
+    with pytest.raises(DataError, match="weights that are no numbers, but expected 56"):
+        EXACT.linear_group_accuracy("many")
     with pytest.raises(DataError, match="not finite"):
         EXACT.linear_group_accuracy(np.full(56, np.nan))
 

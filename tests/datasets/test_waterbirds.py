@@ -123,6 +123,7 @@ def test_reuse_says_so():
     ("options", "message"),
     [
         ({"sizes": (3498, 184, 56, 1057)}, r"expected \d+ images of class 3 \(183 available\); \d+ images of class 8"),
+        ({"sizes": (0, 0, 0, 0)}, r"sizes=\(0, 0, 0, 0\), but expected at least one row to train on"),
         ({"sizes": (1, 2, 3)}, "expected a sequence of 4 numbers"),
         ({"validation_sizes": (1, 2, 3, -1)}, "validation_sizes entry=-1"),
         ({"test_per_group": 0}, "test_per_group=0"),

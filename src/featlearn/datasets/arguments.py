@@ -39,7 +39,8 @@ def finite(name: str, value: Any, *, above: float = -math.inf) -> float:
 
 def entries(name: str, value: Any, length: int | None = None) -> list[Any]:
     """What a sequence of ``length`` entries holds (of at least one by default), else ``DataError``."""
-    right = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)
+    right = isinstance(value, Sequence) and not isinstance(value, str)
+    right |= isinstance(value, np.ndarray) and value.ndim > 0
     if not right or (len(value) != length if length is not None else len(value) == 0):
         wanted = f"{length} numbers" if length is not None else "at least one number"
         raise DataError(f"Got {name}={value!r}, but expected a sequence of {wanted}.")
@@ -52,4 +53,4 @@ def random_generator(random_state: Any) -> np.random.Generator:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)

@@ -196,7 +196,7 @@ def _sizes(
         raise DataError(f"Got classes {sorted(present)} of the rule, but expected both 0 and 1 among the images.")
     kept = int((clean >= 0).sum())
     if pool.is_test is None:
-        test = kept // 4 if n_test is None else n_test
+        test = max(1, kept // 4) if n_test is None else n_test
         learn = kept - test
     else:
         official = int((clean[pool.is_test] >= 0).sum())
@@ -204,8 +204,13 @@ def _sizes(
         learn = kept - official
     if n_train is not None:
         return {"train": n_train, "validation": round(n_train * fraction / (1 - fraction)), "test": test}
-    validation = round(max(learn, 0) * fraction)
-    return {"train": max(learn - validation, 1), "validation": validation, "test": test}
+    if learn < 1:
+        raise DataError(
+            f"Got {test:,} images for testing of {kept:,} in all, but expected some to train on. Pass a smaller n_test=, or "
+            "n_train= and reuse=True."
+        )
+    validation = min(round(learn * fraction), learn - 1)
+    return {"train": learn - validation, "validation": validation, "test": test}
 
 
 def _flips(

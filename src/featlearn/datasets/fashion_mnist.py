@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+from http.client import HTTPException
 from os import PathLike
 from pathlib import Path
-from urllib.error import URLError
 from urllib.request import urlopen
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,17 +114,16 @@ def _fetch(name: str, folder: Path) -> None:
     try:
         with urlopen(url, timeout=_SECONDS_WITHOUT_ANSWER) as answer:
             packed: bytes = answer.read()
-    except (URLError, OSError) as error:
+    except (OSError, HTTPException) as error:  # the second, where an answer ends too early
         raise DataError(
             f"Got no answer from {url}: {error}. Get the file in another way and pass folder= with its folder."
         ) from error
     _check(unpack(packed, url), name, url)
     folder.mkdir(parents=True, exist_ok=True)
-    beside, path = tempfile.mkstemp(dir=folder, prefix=f".{name}-")
+    beside = folder / f".{name}.{uuid4().hex}.tmp"
     try:
-        with os.fdopen(beside, "wb") as file:
-            file.write(packed)
-        os.replace(path, folder / f"{name}.gz")
+        beside.write_bytes(packed)
+        beside.replace(folder / f"{name}.gz")
     except BaseException:
-        Path(path).unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
         raise

@@ -210,7 +210,7 @@ def _join(parts: list[tuple[NDArray[Any], NDArray[np.int64]]], classes: dict[int
 
 
 def _arrays(images: Any, labels: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    pixels, classes = np.asarray(images), np.asarray(labels)
+    pixels, classes = _as_array("images", images), _as_array("labels", labels)
     if pixels.ndim == 4 and pixels.shape[1] == 1:
         pixels = pixels[:, 0]
     if pixels.ndim != 3 or 0 in pixels.shape:
@@ -235,6 +235,15 @@ def _arrays(images: Any, labels: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
             "value a pixel can have."
         )
     return pixels, classes.astype(np.int64)
+
+
+def _as_array(name: str, value: Any) -> NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as problem:  # lists of unequal lengths, tensors that numpy cannot take
+        raise DataError(
+            f"Got {name} that make no array: {problem}. Pass one array, or a pair (train, test) as a tuple of two."
+        ) from problem
 
 
 def _bounds(needs: list[int], available: int) -> list[int]:

@@ -175,6 +175,8 @@ def _cells(
         "test": None if test_per_group is None else [whole_number("test_per_group", test_per_group, 1)] * 4,
     }
     usual = {"train": _TRAIN, "validation": _VALIDATION, "test": _TEST}
+    if asked["train"] is not None and not sum(asked["train"]):
+        raise DataError(f"Got sizes={sizes!r}, but expected at least one row to train on.")
     factor = _factor(pool, pair, asked, usual)
     return {
         split: [max(1, int(factor * n)) for n in usual[split]] if counts is None else counts
