@@ -75,6 +75,7 @@ def test_confidence_and_seed_change_the_intervals(featlearn, predictions) -> Non
     assert featlearn("groups", *ASKED).out == usual
     assert featlearn("groups", *ASKED, "--seed", 1).out != usual
     assert "80% interval" in featlearn("groups", *ASKED, "--confidence", 0.8).out
+    assert "97.5% interval" in featlearn("groups", *ASKED, "--confidence", 0.975).out
 
 
 def test_a_narrow_terminal_gets_fewer_columns(featlearn, predictions, monkeypatch) -> None:
@@ -91,6 +92,7 @@ def test_a_narrow_terminal_gets_fewer_columns(featlearn, predictions, monkeypatc
         (("--predicted", "predicted", "--group", "backgrund"), 2, "background"),
         (("--predicted", "background", "--group", "y"), 2, "--predicted background"),
         (("--predicted", "score", "--group", "y"), 2, "whole numbers"),
+        (("--predicted", "huge", "--group", "y"), 2, "of 64 bits"),
         (("--predicted", "holes", "--group", "y"), 2, "missing values"),
         (("--predicted", "predicted", "--group", "index"), 2, "1000"),
         (("--predicted", "predicted", "--group", "y", "--train-groups", "other.csv"), 2, "other.csv"),
@@ -106,6 +108,7 @@ def test_a_narrow_terminal_gets_fewer_columns(featlearn, predictions, monkeypatc
 def test_bad_columns_are_2_and_nothing_is_written(featlearn, folder: Path, arguments, code, named) -> None:
     n = 1200
     frame = pd.DataFrame({"y": [0, 1] * (n // 2), "predicted": 1, "background": "land", "score": 0.25})
+    frame["huge"] = 1e300
     frame["holes"] = frame["predicted"].where(frame.index != 7)
     frame["index"] = frame.index
     frame.to_csv(folder / "table.csv", index=False)

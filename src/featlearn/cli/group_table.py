@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
 from ..exceptions import DataError
-from ..robust.groups import as_groups, label_column
+from ..robust.groups import as_groups
+from ..robust.label_columns import label_column
 from .table_data import column_named, read_table
 
 __all__ = ["GroupTable", "Rows", "crossed_columns", "label_of", "read_groups", "told_rows"]
@@ -204,7 +205,7 @@ def told_rows(table: pd.DataFrame, split: str | None, needed: Sequence[str]) -> 
         uses = {"held-out": "the held-out ones are fitted to", "test": "the test ones judge"}
         raise typer.BadParameter(
             f"Got the column {name} without {' or '.join(empty)} rows, but expected some: "
-            f"{', '.join(uses[kind] for kind in needed)}. Rows that trained the network are neither."
+            f"{', '.join(uses[kind] for kind in needed)}. Rows that trained the network must not."
         )
     return Rows(found["held-out"], found["test"], found["train"], f"by the column {name}")
 

@@ -11,6 +11,7 @@ import typer
 from numpy.typing import NDArray
 
 from ..exceptions import DataError
+from ..plots.group_layout import figure_size, interval_words
 from .group_table import crossed_columns, label_of, told_rows
 from .outcome import Outcome, text_table, wrapped
 from .table_data import read_table
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["caveat_lines", "figure_size", "fixed", "interval", "run_groups"]
-
-WIDEST = 24.0  # inches
 
 
 def run_groups(
@@ -107,8 +106,15 @@ def _in_columns(message: str, columns: Mapping[str, str]) -> str:
 
 def _lines(path: Path, report: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     weighted = any(math.isfinite(entry["train_share"]) for entry in report["groups"])
-    interval_head = f"{report['confidence']:.0%} interval"
-    head = ["group", "n", "correct", "accuracy", interval_head, *(["of training"] if weighted else []), ""]
+    head = [
+        "group",
+        "n",
+        "correct",
+        "accuracy",
+        interval_words(report["confidence"]),
+        *(["of training"] if weighted else []),
+        "",
+    ]
     rows = [
         [
             entry["label"],
@@ -131,13 +137,6 @@ def _lines(path: Path, report: Mapping[str, Any], names: Sequence[str]) -> list[
         "",
         *caveat_lines(report["caveats"]),
     ]
-
-
-def figure_size(groups: Sequence[str], methods: int) -> tuple[float, float]:
-    """Inches in which the names of groups stand side by side, an attribute a line, and those of methods above."""
-    longest = max(len(part) for group in groups for part in group.split(", "))
-    room = 0.75 if len(groups) > 6 else max(1.15, 0.25 + 0.09 * longest)  # names of many groups are slanted
-    return min(WIDEST, max(6.4, room * (len(groups) + 3))), 4.4 + 0.2 * methods
 
 
 def caveat_lines(caveats: Sequence[str]) -> list[str]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from textwrap import wrap
 from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
+from matplotlib.text import Annotation
 
 from ..exceptions import DataError
 from .alignments import number
+from .group_layout import figure_size, in_lines, interval_words, stand_upright
 from .palette import ALIGNMENT, COMPARISON, FAINT, INK, MUTED, layer_colors
 
 __all__ = ["MEANS", "method_colors", "plot_groups", "told"]
@@ -26,9 +28,8 @@ CHANCE: dict[str, Any] = {"color": INK, "markerfacecolor": "white", "markersize"
 # Okabe and Ito's palette and a grey, in an order that keeps neighbours apart.
 _METHODS = (ALIGNMENT, "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", COMPARISON)
 NARROW = 0.2  # of the room of a group: in bars narrower than this, numbers are turned
+CLOSE = 0.08  # whiskers that start lower run through the number, which then gets a ground
 BAR = 0.8  # of the room of a group
-WIDEST_WORDS = 6  # groups whose names still stand upright
-LETTERS = 15  # of a name that stand upright beside its neighbours
 
 
 def plot_groups(reports: Mapping[str, Mapping[str, Any]], ax: Axes | None = None) -> Axes:
@@ -58,17 +59,13 @@ def plot_groups(reports: Mapping[str, Mapping[str, Any]], ax: Axes | None = None
         raise DataError("Got no report, but expected at least one.")
     first = next(iter(reports.values()))
     names = [entry["label"] for entry in first["groups"]]
-    sides = len(names) + 1 + len(MEANS)
     if ax is None:
-        width = max(6.4, (1.15 if len(names) <= WIDEST_WORDS else 0.75) * sides * (1 + 0.12 * len(reports)))
-        lines = max(_in_lines(name).count("\n") for name in names)
-        height = 4.0 + 0.18 * len(reports) + 0.15 * lines
-        ax = plt.subplots(figsize=(min(width, 24.0), height), layout="constrained")[1]
+        ax = plt.subplots(figsize=figure_size(names, len(reports)), layout="constrained")[1]
     offsets = [(place - (len(reports) - 1) / 2) * BAR / len(reports) for place in range(len(reports))]
     for report, color, offset in zip(reports.values(), method_colors(len(reports)), offsets, strict=True):
         _bars(ax, report, color, offset, BAR / len(reports))
         _summaries(ax, report, color, offset, BAR / len(reports), len(names) + 0.5)
-    _dress(ax, first, names, max(len(report["groups"]) for report in reports.values()))
+    _dress(ax, first, names)
     _legend(ax, reports)
     return ax
 
@@ -94,8 +91,10 @@ def _bars(ax: Axes, report: Mapping[str, Any], color: str, offset: float, width:
         ax.bar(x, value, 0.9 * width, color=color, alpha=1.0 if worst else 0.55, linewidth=0)
         _whisker(ax, x, low, high)
         on_dark = worst and report["metric"] == "accuracy" and value > 0.15 and _is_dark(color)
-        ink = "white" if on_dark else INK
-        _write(ax, x, 0.0, f"{value:.2f}".removeprefix("0"), ink, below=value < 0, turned=width < NARROW)
+        ink = "white" if on_dark and low >= CLOSE else INK
+        text = _write(ax, x, 0.0, f"{value:.2f}".removeprefix("0"), ink, below=value < 0, turned=width < NARROW)
+        if low < CLOSE:
+            text.set_path_effects([withStroke(linewidth=3, foreground="white")])
 
 
 def _summaries(ax: Axes, report: Mapping[str, Any], color: str, offset: float, width: float, start: float) -> None:
@@ -114,11 +113,11 @@ def _summaries(ax: Axes, report: Mapping[str, Any], color: str, offset: float, w
             _note(ax, x, "not known")
 
 
-def _write(ax: Axes, x: float, y: float, text: str, color: str, *, turned: bool, below: bool = False) -> None:
+def _write(ax: Axes, x: float, y: float, text: str, color: str, *, turned: bool, below: bool = False) -> Annotation:
     """Small text just above (or below) a place."""
     shift, side = (-4, "top") if below else (4, "bottom")
     style: dict[str, Any] = {"ha": "center", "va": side, "fontsize": 8, "color": color, "rotation": 90 * turned}
-    ax.annotate(text, (x, y), (0, shift), textcoords="offset points", **style)
+    return ax.annotate(text, (x, y), (0, shift), textcoords="offset points", **style)
 
 
 def _note(ax: Axes, x: float, text: str) -> None:
@@ -136,16 +135,16 @@ def _whisker(ax: Axes, x: float, low: float, high: float) -> None:
     ax.errorbar(x, (low + high) / 2, (high - low) / 2, color=INK, elinewidth=1.2, capsize=3, linestyle="none", zorder=2)
 
 
-def _dress(ax: Axes, report: Mapping[str, Any], names: Sequence[str], count: int) -> None:
+def _dress(ax: Axes, report: Mapping[str, Any], names: Sequence[str]) -> None:
     counts = [entry["n"] for entry in report["groups"]]
-    upright = count <= WIDEST_WORDS
-    labels = [f"{_in_lines(name) if upright else name}\nn = {n:,}" for name, n in zip(names, counts, strict=True)]
+    upright = stand_upright(len(names))
+    labels = [f"{in_lines(name) if upright else name}\nn = {n:,}" for name, n in zip(names, counts, strict=True)]
     places = [*range(len(names)), *(len(names) + 0.5 + place for place in range(1 + len(MEANS)))]
     words = [*labels, "worst\ngroup", *MEANS.values()]
     turned: dict[str, Any] = {} if upright else {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
     ax.set_xticks(places, words, fontsize=9, **turned)
     ax.axvline(len(names) - 0.25, color=FAINT, linewidth=1)
-    if report["n_classes"]:
+    if (report["n_classes"] or 0) > 1:
         chance = 1 / report["n_classes"]
         ax.axhline(chance, color=COMPARISON, linestyle="--", linewidth=1, zorder=0)
         ax.text(
@@ -157,16 +156,11 @@ def _dress(ax: Axes, report: Mapping[str, Any], names: Sequence[str], count: int
             fontsize=8,
             color=MUTED,
         )
+    if report["metric"] == "accuracy":
         ax.set_ylim(0.0, 1.03)  # room for markers at 1
     ax.set_xlim(-0.6, places[-1] + 0.6)
     ax.set_ylabel(report["metric"])
     ax.spines[["top", "right"]].set_visible(False)
-
-
-def _in_lines(name: str) -> str:
-    """Attributes one below the other; long ones break, at the equals sign if that is enough."""
-    parts = [part if len(part) <= LETTERS else part.replace("=", "= ") for part in name.split(", ")]
-    return "\n".join(line for part in parts for line in wrap(part, LETTERS) or [""])
 
 
 def _legend(ax: Axes, reports: Mapping[str, Mapping[str, Any]]) -> None:
@@ -177,7 +171,7 @@ def _legend(ax: Axes, reports: Mapping[str, Mapping[str, Any]]) -> None:
     ]
     handles += ax.plot([], [], "D", label="worst by chance, if all groups were equal", **CHANCE)
     whisker = ax.errorbar([], [], [], color=INK, elinewidth=1.2, capsize=3, linestyle="none")
-    whisker.set_label(f"{first['confidence']:.0%} interval")
+    whisker.set_label(interval_words(first["confidence"]))
     ax.legend(
         handles=[*handles, whisker],
         fontsize=8,

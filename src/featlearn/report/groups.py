@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 
 from ..exceptions import DataError
 from ..plots.alignments import number
+from ..plots.group_layout import interval_words
 from ..plots.groups import method_colors
 from .charts import Scale
 from .environment import environment
@@ -98,7 +99,7 @@ def group_page(
             raise DataError(f"Got a group report without {', '.join(missing)}, but expected GroupReport.to_dict().")
     first = next(iter(reports.values()))
     scale = _scale(reports.values())
-    single = len(reports) == 1
+    single, classes = len(reports) == 1, first["n_classes"] or 0
     return {
         "title": title or ("Accuracy of every group" if first["metric"] == "accuracy" else "Every group"),
         "reports": reports,
@@ -107,7 +108,8 @@ def group_page(
         "weighted": math.isfinite(number(first["mean_accuracy_train_weighted"])),
         "methods": _method_table(reports),
         "scale": scale,
-        "guessing": None if not first["n_classes"] else (scale.at(1 / first["n_classes"]), first["n_classes"]),
+        "guessing": None if classes < 2 else (scale.at(1 / classes), classes),
+        "interval": interval_words(first["confidence"]),
         "colors": dict(zip(reports, method_colors(len(reports)), strict=True)),
         "panels": _panels(reports, scale),
         "groups": [(method, _group_table(method, report)) for method, report in reports.items()],
