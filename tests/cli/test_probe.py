@@ -143,15 +143,20 @@ def test_checkpoints_are_called_by_their_files_and_an_untrained_one_can_be_given
         (("layers", "--untrained", "a.pt"), 2, "--untrained"),
         ((), 2, "neither FEATURES nor --model"),
         (("twice",), 4, "two files called a"),
+        (("nothing.npz",), 4, "holds no array"),
+        (("layers", "--html", "groups.csv"), 2, "--html groups.csv, which the command reads"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_has_its_own_code(featlearn, table, folder: Path, arguments, code, named) -> None:
     (folder / "twice").mkdir()
     np.save(folder / "twice" / "a.npy", np.ones((3, 2)))
     np.savez(folder / "twice" / "a.npz", b=np.ones((3, 2)))
+    np.savez(folder / "nothing.npz")
+    before = {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
     outcome = featlearn("probe", *ASKED, *arguments)
     assert (outcome.code, outcome.out) == (code, "")
     assert named in outcome.err
+    assert {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")} == before
 
 
 @pytest.mark.parametrize(
@@ -160,6 +165,8 @@ def test_what_cannot_be_done_has_its_own_code(featlearn, table, folder: Path, ar
         ("net", ("--no-baselines",), 2, "made from the model"),
         ("net", ("--checkpoint", "init.pt"), 2, "is taken"),
         ("net", ("--checkpoint", "nowhere.pt"), 3, "nowhere.pt"),
+        ("net", ("--checkpoint", "a.json", "--json", "a.json"), 2, "which the command reads"),
+        ("net", ("--untrained", "a.json", "--json", "a.json"), 2, "which the command reads"),
         ("net", ("--layer", "nope"), 5, "nope"),
         ("Own", (), 3, "--untrained"),
     ],

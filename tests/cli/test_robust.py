@@ -193,6 +193,11 @@ def test_words_are_taken_in_order_and_outputs_that_are_no_labels_are_left_out(fe
     values = [told(outcome), numbers]
     first, second = (value["comparison"]["reports"]["ERM"]["worst_group_accuracy"] for value in values)
     assert first == second
+    # A guess that could be wrong goes where the number goes.
+    assert told(outcome)["methods"]["ERM"].endswith("its outputs taken as y = cat, dog, in order")
+    photos.assign(y=photos["y"].map({0: "cat", 1: "dog"}), predicted="cat").to_csv(folder / "known.csv", index=False)
+    outcome = featlearn("robust", "--model", "photo_nets.py:net", *asked, "--groups", "known.csv")
+    assert "taken as" not in outcome.err + outcome.out
     outcome = featlearn("robust", "--model", "photo_nets.py:net", "--model-args", '{"outputs": 5}', *asked)
     assert "do not stand for the 2 values of y" in outcome.err
     assert "ERM" not in told(outcome)["comparison"]["reports"]
@@ -220,6 +225,8 @@ def test_words_are_taken_in_order_and_outputs_that_are_no_labels_are_left_out(fe
         (("features.npy", "--save", "head.pt"), 2, ".safetensors"),
         (("features.npy", "--layer", "conv9"), 2, "features"),
         (("features.npy", "--save", "a.safetensors", "--html", "a.safetensors"), 2, "one file"),
+        (("features.npy", "--html", "groups.csv"), 2, "--html groups.csv, which the command reads"),
+        (("features.npy", "--json", "features.npy"), 2, "--json features.npy, which the command reads"),
         (("layers",), 2, "conv2, conv10"),
         (("layers", "--layer", "conv9"), 2, "conv2"),
         (("nowhere.npy",), 4, "nowhere.npy"),
@@ -230,6 +237,7 @@ def test_words_are_taken_in_order_and_outputs_that_are_no_labels_are_left_out(fe
         (("holes.npy",), 4, "NaN"),
         (("objects.npy",), 4, "cannot be read"),
         (("damaged.npz",), 4, "cannot be read"),
+        (("nothing.npz",), 4, "holds no array"),
         (("groups.csv",), 4, "no numbers"),
     ],
 )  # fmt: skip
@@ -243,12 +251,13 @@ def test_what_cannot_be_done_has_its_own_code_and_leaves_nothing(
     np.save(folder / "holes.npy", np.where(np.arange(len(Z))[:, None] == 500, np.nan, Z))
     np.save(folder / "objects.npy", np.array([[{}]] * len(Z)))
     (folder / "damaged.npz").write_bytes(b"PK not a zip")
-    before = sorted(folder.iterdir())
+    np.savez(folder / "nothing.npz")
+    before = {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
     outcome = featlearn("robust", *ASKED, *arguments)
     assert (outcome.code, outcome.out) == (code, "")
     assert named in outcome.err
     assert len(outcome.err.splitlines()) == 1
-    assert sorted(folder.iterdir()) == before
+    assert {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")} == before
 
 
 def test_a_group_without_held_out_rows_is_refused_by_name(featlearn, table, folder: Path) -> None:
@@ -267,6 +276,7 @@ def test_a_group_without_held_out_rows_is_refused_by_name(featlearn, table, fold
         (("--mean", "0.5,0.5"), 2, "--mean"),
         (("--layer", "1", "--save-network", "n.safetensors"), 2, "--layer"),
         (("--layer", "nope"), 5, "nope"),
+        (("--weights", "own.safetensors", "--save-network", "own.safetensors"), 2, "which the command reads"),
         (("--weights", "nowhere.pt"), 3, "nowhere.pt"),
         (("--images", "empty"), 4, "96 of 96 images"),
         (("--model", "photo_nets.py:flat"), 4, "cannot process"),

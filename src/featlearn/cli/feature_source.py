@@ -80,6 +80,11 @@ class FeatureSource:
         """For reports."""
         return str(self.features) if self.model is None else f"{self.model} over {self.images}"
 
+    @property
+    def files(self) -> list[Path | None]:
+        """What is read of it, besides images."""
+        return [self.features, self.weights]
+
     def saved(self, table: GroupTable) -> SavedFeatures:
         """The files."""
         assert self.features is not None  # checked

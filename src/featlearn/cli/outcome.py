@@ -6,7 +6,7 @@ import shutil
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,8 +48,12 @@ class Outcome:
     quiet: bool = False
     others: Mapping[str, Path] = field(default_factory=dict)
 
-    def check(self) -> None:
-        """Refuse files that cannot be written, and one file for two things.
+    def check(self, reads: Iterable[Path | None] = ()) -> None:
+        """Refuse files that cannot be written, one file for two things, and files that the command reads.
+
+        Parameters
+        ----------
+        reads : iterable of Path or None
 
         Raises
         ------
@@ -59,8 +63,11 @@ class Outcome:
         if self.figure is not None:
             check_figure(self.figure, "--png")
         files = self._files()
+        read = {path.resolve() for path in reads if path is not None}
         for option, path in files.items():
             check_writable(path, option)
+            if path.resolve() in read:
+                raise typer.BadParameter(f"Got {option} {path}, which the command reads, but expected another file.")
         if len({path.resolve() for path in files.values()}) < len(files):
             raise typer.BadParameter(f"Got one file for two of {', '.join(files)}, but expected different files.")
 

@@ -58,7 +58,7 @@ def run_probe(source: FeatureSource, wanted: ProbeOptions, outcome: Outcome, com
         raise typer.BadParameter(f"Got --pool {wanted.pool} without --model, but saved features are as they are.")
     if source.model is not None and not wanted.baselines:
         raise typer.BadParameter("Got --no-baselines with --model, but they are made from the model. Leave it out.")
-    outcome.check()
+    outcome.check([*source.files, wanted.groups, *wanted.checkpoints, wanted.untrained])
     table = read_groups(wanted.groups, wanted.label, [wanted.group], wanted.split_column, source.seed, single=True)
     if table.rows.note is not None:
         outcome.note(table.rows.note)

@@ -68,8 +68,8 @@ class Features:
     name : str
         In words.
     fit, test : array of shape (n, d)
-    own : array or None
-        What the network itself says of the test rows.
+    outputs : array of shape (n, K) or None
+        Of the network itself for the test rows.
     network : Module or None
     batch : tensor or None
         A batch that the network takes.
@@ -78,7 +78,7 @@ class Features:
     name: str
     fit: NDArray[Any]
     test: NDArray[Any]
-    own: NDArray[Any] | None = None
+    outputs: NDArray[Any] | None = None
     network: nn.Module | None = field(default=None, repr=False)
     batch: Any = field(default=None, repr=False)
 
@@ -88,14 +88,16 @@ def run_robust(source: FeatureSource, wanted: RobustOptions, outcome: Outcome, c
     # Everything that can be refused is refused before the fits, the cheapest first.
     source.check({"--save-network": wanted.save_network})
     _check_options(wanted)
-    outcome.check()
+    outcome.check([*source.files, wanted.groups, wanted.train_groups])
     table = read_groups(wanted.groups, wanted.label, wanted.group, wanted.split_column, source.seed)
     if table.rows.note is not None:
         outcome.note(table.rows.note)
     training = _training_groups(wanted, table)
     told_own = _predictions(wanted.predicted, table)
     found = _from_model(source, wanted, table, outcome) if source.model else _from_files(source, wanted, table)
-    own = found.own if told_own is None else told_own
+    own, taken = told_own, ""
+    if own is None and found.outputs is not None:
+        own, taken = _labels_of(found.outputs, table, outcome)
     if own is not None:
         _check_kind(own, table)
 
@@ -110,6 +112,8 @@ def run_robust(source: FeatureSource, wanted: RobustOptions, outcome: Outcome, c
         reports[name] = head.report(found.test, y, groups, **about)
     comparison = GroupReport.compare(reports)
     told = _told(source, wanted, table, found, heads, comparison, command)
+    if taken:
+        told["methods"][ERM] += taken
     if wanted.save is not None:
         save_head(heads[DFR], wanted.save, {"method": DFR, "features": found.name, **told["head"]})
     if wanted.save_network is not None:
@@ -201,31 +205,33 @@ def _from_model(source: FeatureSource, wanted: RobustOptions, table: GroupTable,
     if wanted.save_network is not None:
         check_head_fits(network, fitted.shape[1], batch)
     what = "penultimate features" if wanted.layer is None else wanted.layer
-    own = _labels_of(outputs.numpy(), table, outcome)
-    return Features(f"{what} of {source.name}", fitted.numpy(), judged.numpy(), own, network, batch)
+    return Features(f"{what} of {source.name}", fitted.numpy(), judged.numpy(), outputs.numpy(), network, batch)
 
 
-def _labels_of(outputs: NDArray[Any], table: GroupTable, outcome: Outcome) -> NDArray[Any] | None:
-    """What the network predicts: class numbers, or words in sorted order; None where outputs are no classes of these.
+def _labels_of(outputs: NDArray[Any], table: GroupTable, outcome: Outcome) -> tuple[NDArray[Any] | None, str]:
+    """What the network predicts, and what had to be supposed for it, in words that follow ``ABOUT[ERM]``.
 
-    One output is the logit of the second of two classes.
+    Class numbers, or words in sorted order; None where outputs are no classes of these. One output is the logit of the
+    second of two classes.
     """
     values, width = np.unique(table.columns[table.label]), outputs.shape[1]
     codes = (outputs[:, 0] > 0).astype(int) if width == 1 else outputs.argmax(axis=1)
     classes = max(2, width)
     numbered = values.dtype.kind in "iub" and values.min() >= 0 and values.max() < classes
     if numbered and np.isin(codes, values).any():
-        return codes
+        return codes, ""
     if not numbered and len(values) == classes:
+        order = f"taken as {table.label} = {', '.join(map(str, values))}, in order"
         outcome.note(
-            f"the outputs of the network were taken as {table.label} = {', '.join(map(str, values))}, in order."
+            f"the outputs of the network were {order}. If theirs is another, give its predictions in a column with "
+            "--predicted."
         )
-        return np.asarray(values[codes])
+        return np.asarray(values[codes]), f", its outputs {order}"
     outcome.note(
         f"the {width} outputs of the network do not stand for the {len(values)} values of {table.label}, so its own "
         "predictions are not compared. Give them in a column with --predicted."
     )
-    return None
+    return None, ""
 
 
 # --- the fits ---------------------------------------------------------------------------------------------------------

@@ -120,12 +120,18 @@ def find_features(path: Path, besides: Path) -> SavedFeatures:
                 if name in found:
                     raise DataError(f"Got two files called {name} in {path}, but expected one a layer. Move one away.")
                 found[name] = read
-        return SavedFeatures(path, found)
+        return _some(path, found)
     if not path.is_file():
         raise DataError(f"Got {path}, but there is no such file or folder.")
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"Got {path}, but expected a folder, or a file ending in {', '.join(SUFFIXES)}.")
-    return SavedFeatures(path, _arrays_of(path))
+    return _some(path, _arrays_of(path))
+
+
+def _some(path: Path, found: Mapping[str, Read]) -> SavedFeatures:
+    if not found:
+        raise DataError(f"Got {path}, which holds no array. Save one a layer.")
+    return SavedFeatures(path, found)
 
 
 def _arrays_of(file: Path) -> dict[str, Read]:

@@ -206,8 +206,8 @@ def _sizes(
         return {"train": n_train, "validation": round(n_train * fraction / (1 - fraction)), "test": test}
     if learn < 1:
         raise DataError(
-            f"Got {test:,} images for testing of {kept:,} in all, but expected some to train on. Pass a smaller n_test=, or "
-            "n_train= and reuse=True."
+            f"Got {test:,} images for testing of {kept:,} in all, but expected some to train on. Pass a smaller "
+            "n_test=, or n_train= and reuse=True."
         )
     validation = min(round(learn * fraction), learn - 1)
     return {"train": learn - validation, "validation": validation, "test": test}
