@@ -387,7 +387,7 @@ def test_groups_that_cannot_be_balanced(groups, message):
 
 def test_labels_that_cannot_be_learned():
     Z, y, s = rows()
-    with pytest.raises(DataError, match=r"Got one class \(np.int64\(0\)\)"):
+    with pytest.raises(DataError, match=r"Got one class \(0\)"):
         DFRClassifier().fit(Z, np.zeros(len(y), dtype=int), s)
     with pytest.raises(ValueError, match="NaN"):
         DFRClassifier().fit(np.where(Z > 3, np.nan, Z), y, s)
@@ -410,7 +410,7 @@ def test_groups_without_the_label_may_lose_a_class():
         (lambda Z, y, g: {"Z_tune": Z}, "Z_tune and y_tune"),
         (lambda Z, y, g: {"Z_tune": Z, "y_tune": y}, "not for both"),
         (lambda Z, y, g: {"groups_tune": g}, "not for both"),
-        (lambda Z, y, g: {"Z_tune": Z, "y_tune": y + 1, "groups_tune": g}, r"class np.int64\(2\) in y_tune only"),
+        (lambda Z, y, g: {"Z_tune": Z, "y_tune": y + 1, "groups_tune": g}, "class 2 in y_tune only"),
         (lambda Z, y, g: {"Z_tune": Z[:, :3], "y_tune": y, "groups_tune": g}, "3 features"),
     ],
     ids=["labels", "groups", "rows", "class", "width"],

@@ -13,7 +13,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.parallel import Parallel, delayed
 
-from ..exceptions import ConvergenceWarning, DataError
+from ..exceptions import ConvergenceWarning, DataError, FeatlearnWarning
 from .groups import GroupLabels, balance_groups, common_groups
 from .logistic import LinearFit, PenalisedLogistic
 
@@ -61,7 +61,7 @@ class BalancedFits:
     scaler : StandardScaler, optional
         Of other rows. By default every tuning fit has that of the rows it sees.
     n_jobs : int, optional
-        Processes at once. Processes, not threads: liblinear draws from one generator a process, which threads share.
+        Workers at once. Processes, as by default, help; threads wait for each other in liblinear.
     verbose : int
         1 shows bars.
     """
@@ -101,7 +101,7 @@ class BalancedFits:
             sample = fitted.take(index)
             scaler = standard_scaler(sample.Z, weights) if self.scaler is None else self.scaler
             sample, scored = sample.scaled(scaler), scored.scaled(scaler)
-            fits = self._run([(sample.Z, sample.codes, C, seed, weights) for C in grid], "Tuning")
+            fits = self._run(((sample.Z, sample.codes, C, seed, weights) for C in grid), len(grid), "Tuning")
             for C, fit in zip(grid, fits, strict=True):
                 accuracy = scored.worst_group_accuracy(fit.codes(scored.Z))
                 scores.append({"C": C, "split": split, "worst_group_accuracy": accuracy})
@@ -111,9 +111,9 @@ class BalancedFits:
     def refit(self, rows: Rows, C: float, seeds: Sequence[int]) -> list[LinearFit]:
         """Fit one balanced sample a seed of standardised rows; all rows, once, when they are weighted."""
         drawn = [(*self._sample(rows, np.random.default_rng(seed)), seed) for seed in seeds]
-        return self._run(
-            [(rows.Z[index], rows.codes[index], C, seed, weights) for index, weights, seed in drawn], "Refitting"
-        )
+        # Copies are made as they are fitted: all at once would be many times the rows.
+        calls = ((rows.Z[index], rows.codes[index], C, seed, weights) for index, weights, seed in drawn)
+        return self._run(calls, len(drawn), "Refitting")
 
     def size(self, rows: Rows) -> int:
         """Rows in one fit to these."""
@@ -126,9 +126,8 @@ class BalancedFits:
             return np.arange(len(rows)), balance_groups(rows.groups, "reweight")
         return _with_every_class(lambda: balance_groups(rows.groups, "subsample", random), rows.codes), None
 
-    def _run(self, calls: Iterable[tuple[Any, ...]], description: str) -> list[LinearFit]:
+    def _run(self, calls: Iterable[tuple[Any, ...]], total: int, description: str) -> list[LinearFit]:
         """Fits in the order of the calls."""
-        calls = list(calls)
         parallel = Parallel(n_jobs=self.n_jobs, return_as="generator")
         found: Iterable[LinearFit] = parallel(delayed(self.logistic.fit)(*call) for call in calls)
         if self.verbose:
@@ -136,7 +135,7 @@ class BalancedFits:
             from rich.progress import track
 
             console = Console(stderr=True)
-            found = track(found, total=len(calls), description=description, console=console, transient=True)
+            found = track(found, total=total, description=description, console=console, transient=True)
         fits = list(found)
         stopped = sum(not fit.converged for fit in fits)
         if stopped:
@@ -173,6 +172,11 @@ def grouped_rows(
     ------
     DataError
         For groups of only one of the two, that overlap, of another length, or without rows to fit to.
+
+    Warns
+    -----
+    FeatlearnWarning
+        For groups without rows to tune on.
     """
     if (groups_tune is not None) != (groups is not None and others is not None):
         raise DataError(
@@ -197,6 +201,14 @@ def grouped_rows(
         raise DataError(
             f"Got no rows in {'; '.join(labels[0].empty)}, so no sample is balanced ({labels[0].table()}). Add "
             "held-out rows of these groups, or balance other groups; without groups the classes are balanced."
+        )
+    missing = labels[-1].empty
+    if missing:
+        warnings.warn(
+            f"No rows to tune on in {'; '.join(missing)}: C is chosen by the worst of the other groups. Add rows of "
+            "these groups to Z_tune, or leave it out.",
+            FeatlearnWarning,
+            stacklevel=3,
         )
     found = [Rows(*part, np.asarray(each.codes)) for part, each in zip(sets, labels, strict=True)]
     return found[0], None if others is None else found[1], labels[0]
@@ -234,8 +246,21 @@ def halves(rows: Rows, random: np.random.Generator) -> Iterator[Codes]:
 
 
 def standard_scaler(Z: Floats, weights: Floats | None = None) -> Any:
-    """Scaler to mean zero and variance one, of weighted rows."""
-    return StandardScaler().fit(Z, sample_weight=weights)
+    """Scaler to mean zero and variance one, of weighted rows.
+
+    Raises
+    ------
+    DataError
+        For features so large that their variance is no number.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaler = StandardScaler().fit(Z, sample_weight=weights)
+    if not np.isfinite(scaler.var_).all():
+        raise DataError(
+            f"Got features up to {np.abs(Z).max():.3g}, the squares of which overflow. Divide all features by one "
+            "number that brings them near 1."
+        )
+    return scaler
 
 
 def _with_every_class(draw: Callable[[], Codes], codes: Codes) -> Codes:

@@ -2,9 +2,10 @@ r"""Deep feature reweighting: the last layer, fitted anew to held-out rows in wh
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any, Self
 
@@ -22,9 +23,9 @@ from .balanced_fits import BalancedFits, Rows, check_halves, grouped_rows, stand
 from .group_report import group_report
 from .group_results import GroupReport
 from .groups import FEW, GroupLabels, balance_groups, check_order, few_rows
-from .kinds import like, plain
+from .kinds import floats_like, like, plain
 from .last_layer import as_linear
-from .logistic import LinearFit, PenalisedLogistic, probabilities
+from .logistic import LinearFit, PenalisedLogistic, predicted_codes, probabilities
 
 __all__ = ["DFRClassifier"]
 
@@ -70,7 +71,7 @@ class DFRClassifier(ClassifierMixin, BaseEstimator):
     tol : float, default 1e-4
         Of the solver.
     n_jobs : int, optional
-        Processes that fit at once. The result does not depend on it.
+        Workers (of joblib) that fit at once. The result does not depend on it, nor on their kind.
     random_state : int, RandomState or None, default None
         Draws halves and samples.
     verbose : int, default 0
@@ -123,9 +124,11 @@ class DFRClassifier(ClassifierMixin, BaseEstimator):
 
     Tuning, twenty averaged refits and the grid are the published procedure. Of this library: halves that hold half of
     every group (published: a plain shuffle), ``rescale_C``, reweighting, the ``l1_ratio`` and several classes.
-    liblinear penalises the intercept too, which balanced and standardised features make harmless. One-against-the-rest
-    logits are not those of a softmax: ``predict_proba`` divides their sigmoids by their sum, while the arg max is the
-    same. With ``l1_ratio=0.99`` there is a multinomial fit with almost the penalty of 1, which takes longer.
+    liblinear penalises the intercept too, which standardised features and as many rows of every class make harmless;
+    groups that are not crossed with the label may have rare classes, whose share it then draws towards one half.
+    One-against-the-rest logits are not those of a softmax: ``predict_proba`` divides their sigmoids by their sum, while
+    the arg max is the same. With ``l1_ratio=0.99`` there is a multinomial fit with almost the penalty of 1, which takes
+    longer.
 
     In scikit-learn's searches ``groups`` of their own ``fit`` go to the splitter, with a warning, and not to this
     class, which then balances the classes. Ask for them, in one column or a DataFrame with a row a sample (a tuple
@@ -133,8 +136,8 @@ class DFRClassifier(ClassifierMixin, BaseEstimator):
     ``DFRClassifier(...).set_fit_request(groups=True)``, and a scorer with ``set_score_request(groups=True)``.
 
     Cost: ``len(C_grid) * tune_splits + n_refits`` fits, of 532 rows with 2048 features well under a second each. Z is
-    held twice in double precision. The features still contain the spurious attribute afterwards; only the head ignores
-    it, and groups that were not named may lose.
+    held twice in double precision, and one sample a worker. The features still contain the spurious attribute
+    afterwards; only the head ignores it, and groups that were not named may lose.
 
     References
     ----------
@@ -219,7 +222,7 @@ class DFRClassifier(ClassifierMixin, BaseEstimator):
         Warns
         -----
         FeatlearnWarning
-            For groups of fewer than ten rows.
+            For groups of fewer than ten rows, and groups without rows in ``Z_tune``.
         ConvergenceWarning
             For fits that stopped at ``max_iter``.
         """
@@ -230,9 +233,10 @@ class DFRClassifier(ClassifierMixin, BaseEstimator):
             raise DataError(f"Got Z_tune with C={self.C!r}, which chooses nothing. Pass C='tune', or leave Z_tune out.")
         check_order(Z=Z, y=y, groups=groups)
         check_order(Z_tune=Z_tune, y_tune=y_tune, groups_tune=groups_tune)
-        features, y = validate_data(self, plain(Z), plain(y), dtype=np.float64)
+        door = copy.copy(self)  # it takes width and names, which a fit that is refused must not change
+        features, y = validate_data(door, plain(Z), plain(y), dtype=np.float64)
         classes, codes = _classes(y)
-        others = None if Z_tune is None else self._labelled(Z_tune, y_tune, classes)
+        others = None if Z_tune is None else door._labelled(Z_tune, y_tune, classes)
         rows, tune, labels = grouped_rows((features, codes), groups, others, groups_tune, classes)
         if self._tuned and tune is None:
             check_halves(labels)
@@ -247,6 +251,7 @@ class DFRClassifier(ClassifierMixin, BaseEstimator):
         refits = fits.refit(rows.scaled(scaler), C, refitting[:1] if self._weighted else refitting)
 
         # All at the end: a fit that was refused leaves the one before it whole.
+        validate_data(self, plain(Z), skip_check_array=True)
         self.classes_, self.scaler_, self.group_table_ = classes, scaler, table
         self.best_C_, self.C_, self.tuning_ = best, C, scores
         several = "one-vs-rest" if logistic.one_vs_rest(C) else "multinomial"
@@ -256,19 +261,18 @@ class DFRClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def decision_function(self, Z: Any) -> Any:
-        """Logits: (n,) of the second of two classes, (n, K) of several. A tensor for a tensor."""
+        """Logits: (n,) of the second of two classes, (n, K) of several. A tensor for a tensor, in its precision."""
         scores = self._scores(Z)
-        return like(Z, scores[:, 0] if len(self.classes_) == 2 else scores)
+        return floats_like(Z, scores[:, 0] if len(self.classes_) == 2 else scores)
 
     def predict(self, Z: Any) -> Any:
         """Classes (n,). A tensor for a tensor, if classes are numbers."""
-        scores = self._scores(Z)
-        codes = (scores[:, 0] > 0).astype(int) if len(self.classes_) == 2 else scores.argmax(axis=1)
+        codes = predicted_codes(self._scores(Z))
         return like(Z, self.classes_[codes])
 
     def predict_proba(self, Z: Any) -> Any:
-        """Probabilities (n, K), in the order of ``classes_``. A tensor for a tensor."""
-        return like(Z, probabilities(self._scores(Z), self.multi_class_ == "one-vs-rest"))
+        """Probabilities (n, K), in the order of ``classes_``. A tensor for a tensor, in its precision."""
+        return floats_like(Z, probabilities(self._scores(Z), self.multi_class_ == "one-vs-rest"))
 
     def report(self, Z: Any, y: Any, groups: Any, **options: Any) -> GroupReport:
         """Accuracy by group on other rows.
@@ -288,6 +292,7 @@ class DFRClassifier(ClassifierMixin, BaseEstimator):
         GroupReport
         """
         check_is_fitted(self)
+        check_order(Z=Z, y=y, groups=groups)
         known = {"information": self.information_, "selection": self.selection_}
         return group_report(plain(y), plain(self.predict(Z)), groups, **(known | options))
 
@@ -316,7 +321,7 @@ class DFRClassifier(ClassifierMixin, BaseEstimator):
         features, y = validate_data(self, plain(Z), plain(y), dtype=np.float64, reset=False)
         unknown = np.setdiff1d(y, classes)
         if len(unknown):
-            raise DataError(f"Got the class {unknown[0]!r} in y_tune only, but expected classes of y.")
+            raise DataError(f"Got the class {unknown.tolist()[0]!r} in y_tune only, but expected classes of y.")
         return features, np.searchsorted(classes, y)
 
     def _scaler(self, rows: Rows) -> Any:
@@ -386,7 +391,8 @@ class DFRClassifier(ClassifierMixin, BaseEstimator):
         found, n_tuned = fits.tune(rows, tune, sorted(map(float, self.C_grid), reverse=True), seeds)
         scores = pd.DataFrame(found)
         means = scores.groupby("C", sort=False)["worst_group_accuracy"].mean()
-        best = float(means.idxmax())  # the first of equals, which is the largest
+        # The first of equals, which is the largest. Rounding of the mean over splits must not tell equals apart.
+        best = float(means.round(12).idxmax())
         return best, best * (n_tuned / fits.size(rows) if self.rescale_C else 1.0), scores
 
     def _average(self, fits: list[LinearFit]) -> None:
@@ -405,11 +411,11 @@ class DFRClassifier(ClassifierMixin, BaseEstimator):
     # parameters -----------------------------------------------------------------------------------------------------
 
     def _check_parameters(self) -> None:
-        if self.C != "tune" and not _is_positive(self.C):
+        if not (self.C == "tune" if self._tuned else _is_positive(self.C)):
             raise DataError(f"Got C={self.C!r}, but expected 'tune' or a positive number.")
-        grid = list(self.C_grid)
+        grid = list(self.C_grid) if isinstance(self.C_grid, Iterable) else []
         if not grid or not all(_is_positive(C, finite=True) for C in grid):
-            raise DataError(f"Got C_grid={self.C_grid!r}, but expected positive finite numbers.")
+            raise DataError(f"Got C_grid={self.C_grid!r}, but expected a sequence of positive finite numbers.")
         if not (self.l1_ratio == 0 or (_is_positive(self.l1_ratio) and self.l1_ratio <= 1)):
             raise DataError(f"Got l1_ratio={self.l1_ratio!r}, but expected a number from 0 to 1.")
         if self.balance not in ("subsample", "reweight"):
@@ -434,7 +440,7 @@ def _classes(y: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
     check_classification_targets(y)
     classes, codes = np.unique(y, return_inverse=True)
     if len(classes) < 2:
-        raise DataError(f"Got one class ({classes[0]!r}) in y, but expected rows of at least two classes.")
+        raise DataError(f"Got one class ({classes.tolist()[0]!r}) in y, but expected rows of at least two classes.")
     return classes, codes
 
 

@@ -17,6 +17,7 @@ from ..agop.finding import without_wrappers
 from ..agop.reference_model import closest_names
 from ..agop.taps import guest
 from ..exceptions import DataError, ModelError
+from .kinds import plain
 from .labelled_batches import split_batch
 
 __all__ = ["as_linear", "install_head"]
@@ -32,7 +33,7 @@ def as_linear(
 
     Parameters
     ----------
-    coef : fitted classifier with ``as_linear``, or array of shape (K, d), or (1, d) for two classes
+    coef : fitted classifier with ``as_linear``, or array (tensor) of shape (K, d), or (1, d) for two classes
         An array is in units of the features as they leave the network. ``coef_`` of ``DFRClassifier`` is not: it is for
         standardised features, and makes a wrong layer without an error. Pass the classifier itself.
     intercept : array of shape (K,), or (1,)
@@ -68,8 +69,7 @@ def as_linear(
     if own:
         layer: nn.Linear = coef.as_linear(outputs=outputs, dtype=dtype)
         return layer
-    weight = torch.as_tensor(np.asarray(coef, dtype=np.float64))
-    bias = torch.as_tensor(np.asarray(intercept, dtype=np.float64))
+    weight, bias = (torch.as_tensor(np.asarray(plain(part), dtype=np.float64)) for part in (coef, intercept))
     if weight.dim() != 2 or bias.shape != weight.shape[:1]:
         raise DataError(
             f"Got coef of shape {tuple(weight.shape)} and intercept of shape {tuple(bias.shape)}, but expected (K, d) "
@@ -89,7 +89,7 @@ def as_linear(
     if not all(bool(parameter.isfinite().all()) for parameter in linear.parameters()):
         raise DataError(
             f"Got coefficients up to {max(float(weight.abs().max()), float(bias.abs().max())):.3g}, which {dtype} "
-            "cannot hold. Use torch.bfloat16 or torch.float32."
+            "cannot hold. Use torch.float32, or torch.float64."
         )
     return linear
 
@@ -170,10 +170,8 @@ def _fitting(head: Any, replaced: nn.Linear) -> nn.Linear:
         exact = _exact(head, None)
         head = _exact(head, 1) if exact.out_features == 2 and replaced.out_features == 1 else exact
     bias = torch.zeros(head.out_features) if head.bias is None else head.bias
-    made = as_linear(
-        head.weight.detach().double().cpu(), bias.detach().double().cpu(), outputs=head.out_features,
-        dtype=replaced.weight.dtype,
-    ).to(replaced.weight.device)  # fmt: skip
+    made = as_linear(head.weight, bias, outputs=head.out_features, dtype=replaced.weight.dtype)
+    made = made.to(replaced.weight.device)
     made.requires_grad_(replaced.weight.requires_grad)
     return made.train(replaced.training)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,10 @@ from scipy.special import expit, log_expit, softmax
 from sklearn.exceptions import ConvergenceWarning as SolverWarning
 from sklearn.linear_model import LogisticRegression
 
-__all__ = ["LinearFit", "PenalisedLogistic", "probabilities"]
+__all__ = ["LinearFit", "PenalisedLogistic", "predicted_codes", "probabilities"]
+
+# It draws from one generator a process. Threads that fit at once would draw from each other's.
+LIBLINEAR = Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +35,7 @@ class LinearFit:
 
     def codes(self, Z: NDArray[np.float64]) -> NDArray[np.int64]:
         """Predicted classes as indices."""
-        scores = self.scores(Z)
-        return (scores[:, 0] > 0).astype(np.int64) if scores.shape[1] == 1 else scores.argmax(axis=1)
+        return predicted_codes(self.scores(Z))
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,8 @@ class PenalisedLogistic:
             # Many fits would say the same. At any other end the solver is at the limit of its precision.
             warnings.simplefilter("ignore", SolverWarning)
             for machine, target in zip(machines, targets, strict=True):
-                machine.fit(Z, target, sample_weight=weights)
+                with LIBLINEAR if machine.solver == "liblinear" else nullcontext():
+                    machine.fit(Z, target, sample_weight=weights)
         n_iter = max(int(machine.n_iter_.max()) for machine in machines)
         return LinearFit(
             np.concatenate([machine.coef_ for machine in machines]),
@@ -108,6 +113,11 @@ class PenalisedLogistic:
         return LogisticRegression(
             C=C, solver=solver, max_iter=self.max_iter, tol=self.tol, random_state=seed, **options
         )
+
+
+def predicted_codes(scores: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Classes as indices (n,) of logits (n, K), or (n, 1) for two classes."""
+    return (scores[:, 0] > 0).astype(np.int64) if scores.shape[1] == 1 else scores.argmax(axis=1)
 
 
 def probabilities(scores: NDArray[np.float64], one_vs_rest: bool) -> NDArray[np.float64]:
