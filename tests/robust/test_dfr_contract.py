@@ -13,9 +13,10 @@ from featlearn.robust.dfr import DFRClassifier
 @parametrize_with_checks(
     [
         DFRClassifier(),
-        DFRClassifier(C=0.1),
+        # The default has all twenty refits and seven strengths. The others need no more than several of each.
+        DFRClassifier(C=0.1, n_refits=2),
         DFRClassifier(balance="reweight"),
-        DFRClassifier(l1_ratio=0.0, scaler_fit_on="balanced", n_refits=2, tune_splits=2),
+        DFRClassifier(C_grid=(1.0, 0.1), l1_ratio=0.0, scaler_fit_on="balanced", n_refits=2, tune_splits=2),
     ]
 )
 def test_contract(estimator, check):
