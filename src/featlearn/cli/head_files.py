@@ -71,6 +71,11 @@ def save_network(network: nn.Module, head: DFRClassifier, batch: Any, path: Path
     ------
     ModelError
         The head does not fit.
+
+    Notes
+    -----
+    The new layer has a bias, and as many outputs as there are classes (of two classes one, if it had one). A network
+    that is to load these weights needs such a layer.
     """
     retrained = install_head(network, head, batch=batch)
     metadata = _metadata({"kind": "featlearn network with a new last layer", **about})
