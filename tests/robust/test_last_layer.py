@@ -86,8 +86,9 @@ def test_making_a_layer_draws_no_random_number():
         (([[1.0, 2.0]], [0.0]), {"outputs": 3}, "outputs=3, but expected 2 or 1 for 1 rows"),
         ((np.ones((3, 2)), np.ones(3)), {"outputs": 2}, "outputs=2, but expected 3"),
         (([[1e5, 2.0]], [0.0]), {"dtype": torch.float16}, "1e[+]05, which torch.float16 cannot hold"),
+        (([[np.nan, 2.0]], [0.0]), {}, "NaN or infinity"),
     ],
-    ids=["rank", "intercept", "binary", "several", "half"],
+    ids=["rank", "intercept", "binary", "several", "half", "nan"],
 )
 def test_heads_that_are_no_layer(arguments, options, message):
     with pytest.raises(DataError, match=message):
@@ -182,6 +183,29 @@ def test_a_module_at_two_names_is_replaced_at_both():
     new = install_head(seeded(Twice), as_linear(np.ones((3, 4)), np.zeros(3)))
     assert new.heads[0] is new.top
     assert new(torch.ones(1, 3, dtype=torch.float64)).shape == (1, 3)
+
+
+def test_a_module_in_a_plain_list_is_replaced_there_too():
+    class Listed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.top = nn.Linear(4, 2)
+            self.steps = [torch.tanh, self.top]
+
+        def forward(self, x):
+            return self.steps[1](self.steps[0](x))
+
+    model = seeded(Listed, torch.float32)
+    new = install_head(model, as_linear(np.ones((3, 4)), [0.0, 1.0, 2.0]))
+    assert new.steps[1] is new.top
+    assert new(torch.zeros(1, 4)).tolist() == [[0.0, 1.0, 2.0]]
+    assert model.steps[1] is model.top
+    assert model.top.out_features == 2
+
+
+def test_coefficients_may_be_parameters():
+    layer = nn.Linear(4, 3)
+    assert torch.equal(as_linear(layer.weight, layer.bias).weight, layer.weight)
 
 
 def test_a_model_that_is_one_layer_becomes_the_head():

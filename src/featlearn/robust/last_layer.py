@@ -52,7 +52,7 @@ def as_linear(
     ------
     DataError
         For another number of outputs, shapes that do not fit, coefficients without an intercept or a classifier with
-        one, or coefficients that ``dtype`` cannot hold.
+        one, or coefficients that are not finite or that ``dtype`` cannot hold.
 
     Examples
     --------
@@ -75,6 +75,8 @@ def as_linear(
             f"Got coef of shape {tuple(weight.shape)} and intercept of shape {tuple(bias.shape)}, but expected (K, d) "
             "and (K,)."
         )
+    if not bool(weight.isfinite().all() and bias.isfinite().all()):
+        raise DataError("Got coefficients with NaN or infinity, but expected finite numbers. Fit the head anew.")
     rows = len(weight)
     allowed = (2, 1) if rows == 1 else (rows,)
     outputs = allowed[0] if outputs is None else outputs
@@ -231,18 +233,11 @@ def _last_to_run(model: nn.Module, batch: Any) -> str:
 
 
 def _with_head(model: nn.Module, replaced: nn.Linear, head: nn.Linear) -> nn.Module:
-    # One module may stand at several names.
-    names = [name for name, module in model.named_modules(remove_duplicate=False) if module is replaced]
-    if "" in names:
-        return head
     try:
-        other = copy.deepcopy(model)
+        # Copies of all that refers to the layer, by a name, by several, or from a list, refer to the head.
+        return copy.deepcopy(model, {id(replaced): head})
     except (RuntimeError, TypeError) as error:
         raise ModelError(
             f"Got a {type(model).__name__} that cannot be copied ({error}). Clear the tensors that its last forward "
             "left in attributes."
         ) from error
-    for name in names:
-        parent, _, child = name.rpartition(".")
-        setattr(other.get_submodule(parent), child, head)
-    return other
