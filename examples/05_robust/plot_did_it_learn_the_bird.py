@@ -85,8 +85,8 @@ print(probe.summary())
 
 # %%
 # After three passes the item is told better than from raw pixels; then the network turns to the stripes, which
-# linear heads cannot tell from pixels because their phase is random, and the item is told worse than before
-# training. So early features would have served better here; a single score of the trained network would not have
+# linear heads cannot tell from pixels because their phase is random, and the item is told worse than from raw
+# pixels. So early features would have served better here; a single score of the trained network would not have
 # shown it.
 #
 # A new last layer

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -19,17 +17,15 @@ from torch import Tensor, nn
 
 from .._arrays import as_tensor
 from .._random import generator, seeded_rng
-from ..exceptions import DataError, FeatlearnWarning, ModelError
-from .feat_network import default_featurizer, features_in_chunks, logits_of, mean_head, predicted, xavier
-from .feat_rounds import LearnSet, RetainSet, RoundRule, point_mean, results_of, right_rows, train_round
+from ..exceptions import DataError, ModelError
+from .feat_network import default_featurizer, features_in_chunks, logits_of, mean_head, predicted
+from .feat_rounds import RoundRule, point_mean
+from .feat_training import train_rounds
+from .groups import check_order
 from .kinds import like, plain
+from .parameters import check_amount, check_count
 
 __all__ = ["FeATPretrainer"]
-
-ALL_ROUNDS = "all rounds"
-NO_ERRORS = "no errors left"
-BELOW_MARGIN = "set accuracy below the margin"
-DIVERGED = "diverged"
 
 
 class FeATPretrainer(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, BaseEstimator):
@@ -96,7 +92,9 @@ class FeATPretrainer(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transform
         Accepted rounds.
     stop_reason_ : str
         "all rounds", "no errors left", "set accuracy below the margin", "diverged".
-    classes_, n_features_in_, feature_names_in_ :
+    classes_ : ndarray
+        Labels, sorted.
+    n_features_in_, feature_names_in_ :
         As everywhere in scikit-learn.
 
     Warns
@@ -107,7 +105,7 @@ class FeATPretrainer(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transform
     Notes
     -----
     With full batches a step is one forward and one backward pass of all rows, in any round. Work happens where X is: on
-    its device, in its precision with the default featurizer.
+    its device, with the default featurizer in its precision, at least single.
 
     The more often rows are seen, the more noisy labels are memorised, and memorised rows are not wrong any more: with
     few rows later rounds add little. Where plain training already learns what is wanted they add nothing.
@@ -196,101 +194,27 @@ class FeATPretrainer(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transform
             A featurizer that is none, has nothing to train, or returns no rows of numbers.
         """
         rule = self._rule()
-        x = self._rows(X, reset=True)
-        codes = self._codes(y, X).to(x.device)
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        with seeded_rng(seed, "featurizer"):
-            featurizer = self._made(x, seed)
-            x = x.to(next(featurizer.parameters()).dtype)
-            self._n_features_out = features_in_chunks(featurizer, x[:2]).shape[1]
-        self._shape = tuple(x.shape[1:])
-        self._check_loss(rule, codes)
-        self._train(featurizer, x, codes, rule, seed)
+        check_order(X=X, y=y)
+        door = copy.copy(self)  # it takes width and names, which a fit that is refused must not change
+        # Gradients are taken whatever mode the caller is in.
+        with torch.inference_mode(False), torch.enable_grad():
+            x = door._rows(X, reset=True)
+            classes, codes = self._codes(y, X)
+            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+            with seeded_rng(seed, "featurizer"):
+                featurizer = self._made(x, seed)
+                x, codes = x.to(next(featurizer.parameters()).dtype), codes.to(x.device)
+                sizes = features_in_chunks(featurizer, x[:2]).shape[1], 1 if len(classes) == 2 else len(classes)
+            self._check_loss(rule, x, codes, sizes[1])
+            trained = train_rounds(featurizer, (x, codes), sizes, rule, seed, verbose=int(self.verbose))
+        # All at the end: a fit that was refused leaves the one before it whole.
+        validate_data(self, X, skip_check_array=True)
+        self.classes_, self._shape, self._n_features_out = classes, tuple(x.shape[1:]), sizes[0]
+        self.featurizer_, self.heads_, self.head_ = trained.featurizer, trained.heads, mean_head(trained.heads)
+        self.masks_: NDArray[np.bool_] = trained.masks.cpu().numpy()
+        self.rounds_, self.history_ = _frame(trained.results), trained.history
+        self.n_rounds_, self.stop_reason_ = len(trained.heads), trained.stop_reason
         return self
-
-    def _train(self, featurizer: nn.Module, x: Tensor, codes: Tensor, rule: RoundRule, seed: int) -> None:
-        learn = [LearnSet.of("all", torch.arange(len(x), device=x.device), codes)]
-        retain: list[RetainSet] = []
-        heads: list[nn.Linear] = []
-        masks: list[Tensor] = []
-        rows: list[dict[str, Any]] = []
-        self.history_: list[dict[str, Any]] = []
-        reason: str | None = None
-        for k in range(1, self.n_rounds + 1):
-            before = copy.deepcopy(featurizer)
-            with seeded_rng(seed, "round", k):
-                head = self._new_head(x, generator(seed, "head", k))
-                draws = generator(seed, "rows", k)
-                finite = self._record(k, train_round(featurizer, head, (x, codes), learn, retain, rule, draws))
-            head.requires_grad_(False)
-            right = right_rows(featurizer, head, x, codes)
-            found = results_of(featurizer, (x, codes), right, learn, retain)
-            reason = self._objection(found, finite and _is_finite(head) and _is_finite(featurizer))
-            if k == 1 and reason is not None:
-                self._warn_of_first(found[0], reason)
-            accepted = reason is None or k == 1
-            rows += [{"round": k, **result, "accepted": accepted} for result in found]
-            if not accepted:
-                featurizer = before
-                break
-            heads.append(head)
-            masks.append(right)
-            wrong = (~right).nonzero()[:, 0]
-            if reason is None and len(wrong) == 0:
-                reason = NO_ERRORS
-            if reason is not None:
-                break
-            if self.keep == "latest":
-                learn, retain = learn[:1], []
-            learn.append(LearnSet.of(f"wrong after round {k}", wrong, codes))
-            retain.append(RetainSet(f"right after round {k}", head, right.nonzero()[:, 0]))
-        self.stop_reason_ = reason or ALL_ROUNDS
-        self.featurizer_ = featurizer.eval()
-        self.heads_ = heads
-        self.head_ = mean_head(heads)
-        self.masks_: NDArray[np.bool_] = torch.stack(masks).cpu().numpy()
-        self.n_rounds_ = len(heads)
-        self.rounds_ = _frame(rows)
-
-    def _objection(self, found: Sequence[dict[str, Any]], finite: bool) -> str | None:
-        """Why a round should be rejected, if it should."""
-        if not finite:
-            return DIVERGED
-        gains = [row["gain"] for row in found if row["role"] == "learn"]
-        return BELOW_MARGIN if min(gains) < self.stop_margin else None
-
-    def _record(self, k: int, steps: Iterator[dict[str, Any]]) -> bool:
-        """Whether all losses of round k are finite; they enter the history."""
-        # Numbers are fetched at the end, so that a device need not wait for them in every step.
-        entries = list(self._tracked(steps, f"Round {k}"))
-        plain = [
-            {"round": k, "step": i} | {name: _numbers(value) for name, value in entry.items()}
-            for i, entry in enumerate(entries, start=1)
-        ]
-        self.history_ += plain
-        return all(math.isfinite(entry["loss"]) for entry in plain)
-
-    def _tracked(self, steps: Iterator[dict[str, Any]], name: str) -> Iterable[dict[str, Any]]:
-        if not self.verbose:
-            return steps
-        from rich.console import Console
-        from rich.progress import track
-
-        return track(steps, description=name, total=self.steps_per_round, console=Console(stderr=True))
-
-    def _warn_of_first(self, found: dict[str, Any], reason: str) -> None:
-        if reason == DIVERGED:
-            raise DataError(
-                f"Got a loss that is not finite in the first {self.steps_per_round} steps, but expected training to "
-                "settle. Use a smaller learning_rate, or bring the columns of X to a common scale."
-            )
-        warnings.warn(
-            f"Got an accuracy of {found['accuracy']:.3f} from the first round where the commonest class gives "
-            f"{found['majority']:.3f}, less than stop_margin={self.stop_margin:g} above it. The round is kept, but "
-            "hardly anything was learned: train longer, or with another learning_rate.",
-            FeatlearnWarning,
-            stacklevel=4,
-        )
 
     # use ------------------------------------------------------------------------------------------------------------
 
@@ -313,7 +237,7 @@ class FeATPretrainer(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transform
         They start another head on the features:
         ``OODHead(init="given").fit(Z, y, environments, coef_init=coef, intercept_init=intercept)``.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "featurizer_")
         weight, bias = (parameter.detach().cpu().double().numpy() for parameter in (self.head_.weight, self.head_.bias))
         return weight, bias
 
@@ -331,11 +255,11 @@ class FeATPretrainer(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transform
         """
         from ..plots.feat import plot_rounds
 
-        check_is_fitted(self)
+        check_is_fitted(self, "featurizer_")
         return plot_rounds(self.rounds_.to_dict("records"), self.history_, ax)
 
     def _features(self, X: Any) -> Tensor:
-        check_is_fitted(self)
+        check_is_fitted(self, "featurizer_")
         x = self._rows(X, reset=False)
         if tuple(x.shape[1:]) != self._shape:
             raise DataError(f"Got rows of shape {tuple(x.shape[1:])}, but expected {self._shape} as in fit.")
@@ -349,35 +273,24 @@ class FeATPretrainer(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transform
     # checks ---------------------------------------------------------------------------------------------------------
 
     def _rule(self) -> RoundRule:
-        for name in ("n_rounds", "steps_per_round", "batch_size"):
-            value = getattr(self, name)
-            if name == "batch_size" and value is None:
-                continue
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-                raise DataError(f"Got {name}={value!r}, but expected a whole number of at least 1.")
-        for name in ("retain_weight", "stop_margin", "alpha", "learning_rate"):
-            value = getattr(self, name)
-            real = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-            if not real or not math.isfinite(value) or value < 0:
-                raise DataError(f"Got {name}={value!r}, but expected a finite number >= 0.")
-        if self.learning_rate == 0:
-            raise DataError("Got learning_rate=0, but expected a positive number.")
         if self.keep not in ("all", "latest"):
             raise DataError(f"Got keep={self.keep!r}, but expected 'all' or 'latest'.")
         if self.loss != "auto" and not callable(self.loss):
             raise DataError(f"Got loss={self.loss!r}, but expected 'auto' or a function of logits and codes.")
         return RoundRule(
-            steps=int(self.steps_per_round),
-            retain_weight=float(self.retain_weight),
-            alpha=float(self.alpha),
-            learning_rate=float(self.learning_rate),
-            batch_size=None if self.batch_size is None else int(self.batch_size),
+            rounds=check_count("n_rounds", self.n_rounds, 1),
+            steps=check_count("steps_per_round", self.steps_per_round, 1),
+            margin=check_amount("stop_margin", self.stop_margin),
+            latest_only=self.keep == "latest",
+            retain_weight=check_amount("retain_weight", self.retain_weight),
+            alpha=check_amount("alpha", self.alpha),
+            learning_rate=check_amount("learning_rate", self.learning_rate, positive=True),
+            batch_size=None if self.batch_size is None else check_count("batch_size", self.batch_size, 1),
             loss=point_mean if self.loss == "auto" else self.loss,
         )
 
-    def _check_loss(self, rule: RoundRule, codes: Tensor) -> None:
-        shape = (len(codes),) if len(self.classes_) == 2 else (len(codes), len(self.classes_))
-        value = rule.loss(torch.zeros(shape, device=codes.device), codes)
+    def _check_loss(self, rule: RoundRule, x: Tensor, codes: Tensor, outputs: int) -> None:
+        value = rule.loss(x.new_zeros((len(codes),) if outputs == 1 else (len(codes), outputs)), codes)
         if not isinstance(value, Tensor) or value.ndim:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"type {type(value).__name__}"
             raise DataError(f"Got a loss of {got}, but expected a tensor that is one number, the mean over rows.")
@@ -386,35 +299,31 @@ class FeATPretrainer(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transform
         if isinstance(X, Tensor):
             x, _ = as_tensor(X, min_rank=2)
             validate_data(self, X, skip_check_array=True, reset=reset)
-            return x.detach()
+            return x.clone() if x.is_inference() else x.detach()  # autograd saves no inference tensors
         array = validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], allow_nd=True)
         return as_tensor(array)[0]
 
-    def _codes(self, y: Any, X: Any) -> Tensor:
+    def _codes(self, y: Any, X: Any) -> tuple[NDArray[Any], Tensor]:
+        """Classes (K,), and the place of every row's among them."""
         if y is None:
             raise DataError(f"This {type(self).__name__} estimator requires y to be passed, but the target y is None.")
         labels = column_or_1d(plain(y), warn=True)
         check_consistent_length(X, labels)
         assert_all_finite(labels, input_name="y")
         check_classification_targets(labels)
-        self.classes_, codes = np.unique(labels, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise DataError(
-                f"Got one class, {self.classes_[0]!r}, but expected two or more. Add rows of another class."
-            )
-        return torch.from_numpy(codes.astype(np.int64))
+        classes, codes = np.unique(labels, return_inverse=True)
+        if len(classes) < 2:
+            raise DataError(f"Got one class, {classes.tolist()[0]!r}, but expected two or more. Add rows of another.")
+        return classes, torch.from_numpy(codes.astype(np.int64))
 
     def _made(self, x: Tensor, seed: int) -> nn.Module:
         """The featurizer of this fit, on the device of x."""
         draws = generator(seed, "featurizer")
-        if self.featurizer is None:
-            made: Any = default_featurizer(x, draws)
-        elif isinstance(self.featurizer, nn.Module):
-            made = copy.deepcopy(self.featurizer)
-        elif callable(self.featurizer) and not isinstance(self.featurizer, type):
-            made = self.featurizer(draws)
-        else:
-            made = self.featurizer
+        made: Any = self.featurizer
+        if made is None:
+            made = default_featurizer(x, draws)
+        elif callable(made) and not isinstance(made, type | nn.Module):
+            made = made(draws)
         if not isinstance(made, nn.Module):
             raise ModelError(
                 f"Got featurizer={self.featurizer!r}, but expected a Module (made, not its class), a function of a "
@@ -425,19 +334,7 @@ class FeATPretrainer(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, Transform
                 "Got a featurizer without trainable parameters, but expected something to train. For fixed features "
                 "fit a head instead: OODHead or DFRClassifier on extract_features(...)."
             )
-        return made.to(x.device)
-
-    def _new_head(self, x: Tensor, draws: torch.Generator) -> nn.Linear:
-        outputs = 1 if len(self.classes_) == 2 else len(self.classes_)
-        return xavier(nn.Linear(self._n_features_out, outputs, dtype=x.dtype), draws).to(x.device)
-
-
-def _is_finite(module: nn.Module) -> bool:
-    return all(bool(weight.isfinite().all()) for weight in module.parameters())
-
-
-def _numbers(value: Any) -> Any:
-    return [float(each) for each in value] if isinstance(value, list) else float(value)
+        return copy.deepcopy(made).to(x.device)  # of a function, too: it may hand out a network that it keeps
 
 
 def _frame(rows: Sequence[dict[str, Any]]) -> Any:
