@@ -19,7 +19,7 @@ from torch import nn
 
 from featlearn.datasets.tabular import make_spurious_tabular
 from featlearn.exceptions import ConvergenceWarning, DataError, FeatlearnError, FeatlearnWarning
-from featlearn.robust import ood
+from featlearn.robust import head_starts
 from featlearn.robust.last_layer import install_head
 from featlearn.robust.ood import OODHead
 
@@ -410,7 +410,7 @@ def test_the_head_works_as_the_last_layer_of_a_network(classes):
     head = OODHead("vrex", max_iter=20).fit(features, y, environments)
     logits = install_head(model, head, layer="1")(x).detach()
     probabilities = head.predict_proba(features)
-    torch.testing.assert_close(logits.softmax(1).double(), probabilities, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits.softmax(1), probabilities, rtol=1e-4, atol=1e-5)
     if classes == 2:
         one = head.as_linear(outputs=1)(features)[:, 0]
         torch.testing.assert_close(one.detach(), head.decision_function(features), rtol=1e-5, atol=1e-5)
@@ -500,6 +500,6 @@ def test_starts_that_do_not_fit_are_refused():
 
 
 def test_an_erm_start_that_does_not_converge_is_told(monkeypatch):
-    monkeypatch.setattr(ood, "LBFGS_STEPS", 2)
+    monkeypatch.setattr(head_starts, "LBFGS_STEPS", 2)
     with pytest.warns(ConvergenceWarning, match="after 2 steps"):
         OODHead("erm").fit(*data())

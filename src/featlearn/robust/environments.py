@@ -60,11 +60,12 @@ class EnvironmentRows:
         return losses, irm_penalties(logits, self.labels, self.weights, self.split)
 
     def spread(self, coef: Tensor, intercept: Tensor) -> float:
-        """Standard deviation over all rows of the logit, or of that which varies most among several."""
+        """Standard deviation of the logit, or of that which varies most among several; environments count alike."""
         logits = torch.addmm(intercept, self.features, coef.mT)
         if len(coef) > 1:
             logits = logits - logits.mean(dim=1, keepdim=True)
-        return float(logits.std(dim=0, correction=0).max())
+        shares = self.weights.mean(dim=0)
+        return float((shares @ (logits - shares @ logits).square()).max().sqrt())
 
     def constant_loss(self) -> float:
         """Mean loss over environments of the best constant logits: the entropy of the classes, in nats."""
@@ -78,14 +79,17 @@ def code_environments(environments: Any, n: int) -> tuple[NDArray[np.int64], NDA
     Raises
     ------
     DataError
-        Another number of rows, a missing label, or labels that are no whole numbers, words or booleans.
+        Another number of rows, a missing label, or labels that are no whole numbers, words or booleans of one kind.
     """
     if environments is None:
         return np.zeros(n, dtype=np.int64), np.array(["all"])
     column = label_column(environments, "environments")
     if len(column) != n:
         raise DataError(f"Got environments of {len(column)} rows and Z of {n}, but expected as many of one as of both.")
-    names, codes = np.unique(column, return_inverse=True)
+    try:
+        names, codes = np.unique(column, return_inverse=True)
+    except TypeError as error:
+        raise DataError(f"Got environments of different kinds, but expected labels that sort ({error}).") from None
     return codes.astype(np.int64), names
 
 

@@ -18,11 +18,11 @@ CHUNK = 1024  # rows of one forward pass outside training
 
 
 def default_featurizer(x: Tensor, draws: torch.Generator) -> nn.Module:
-    """Two ReLU layers on flattened rows, in the precision of x."""
-    sizes = (x[0].numel(), WIDTH, WIDTH)
+    """Two ReLU layers on flattened rows, in the precision of x, or single: Adam takes no steps in half of it."""
+    sizes, dtype = (x[0].numel(), WIDTH, WIDTH), torch.promote_types(x.dtype, torch.float32)
     parts: list[nn.Module] = [nn.Flatten()]
     for inputs, outputs in pairwise(sizes):
-        parts += [xavier(nn.Linear(inputs, outputs, dtype=x.dtype), draws), nn.ReLU()]
+        parts += [xavier(nn.Linear(inputs, outputs, dtype=dtype), draws), nn.ReLU()]
     return nn.Sequential(*parts)
 
 

@@ -52,9 +52,12 @@ class RetainSet:
 
 @dataclass(frozen=True)
 class RoundRule:
-    """Constants of a round, see :class:`~featlearn.robust.feat.FeATPretrainer`."""
+    """Constants of rounds: the parameters of :class:`~featlearn.robust.feat.FeATPretrainer`, checked."""
 
+    rounds: int
     steps: int
+    margin: float
+    latest_only: bool
     retain_weight: float
     alpha: float
     learning_rate: float

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
-from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -15,15 +15,17 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
 
-from .._arrays import as_tensor
-from ..exceptions import ConvergenceWarning, DataError, FeatlearnWarning
+from ..exceptions import DataError, FeatlearnWarning
 from .environments import EnvironmentRows, check_environments, code_environments, hold_out
 from .group_report import group_report
 from .group_results import GroupReport
-from .head_training import Recipe, descend
-from .kinds import like, plain
+from .groups import check_order
+from .head_starts import erm_start, given_start, random_start
+from .head_training import Recipe, descend, is_degenerate
+from .kinds import floats_like, like, plain
 from .last_layer import as_linear
-from .logistic import LinearFit, PenalisedLogistic, probabilities
+from .logistic import LinearFit, predicted_codes, probabilities
+from .parameters import check_amount, check_count
 from .penalties import OBJECTIVES, penalty_weights
 
 __all__ = ["OODHead"]
@@ -31,11 +33,6 @@ __all__ = ["OODHead"]
 INITS = ("erm", "random", "given")
 ESTIMATORS = ("full", "split")
 FLOATS = [np.float64, np.float32]
-# Shares of the best constant's loss above which a head is degenerate: if its logits hardly vary, and in any case.
-DEGENERATE, HOPELESS = 0.9, 0.99
-FLAT = 0.1  # standard deviation of logits that hardly vary: probabilities within 0.025
-RANDOM_SCALE = 0.01  # standard deviation of the coefficients that init="random" draws
-LBFGS_TOL, LBFGS_STEPS = 1e-6, 1000  # of the start at ERM: largest gradient of the mean loss, and most steps
 
 
 class OODHead(ClassifierMixin, BaseEstimator):
@@ -79,7 +76,8 @@ class OODHead(ClassifierMixin, BaseEstimator):
         Share of every class of every environment on which ``history_`` is measured too. These rows train nothing and
         choose nothing.
     tol : float, default=0
-        Stop when the largest entry of the gradient of the objective is below it.
+        Stop when the largest entry of the gradient of the objective is below it, and with group DRO also what the worst
+        environment's loss exceeds the objective's by.
     random_state : int, RandomState or None
         Draws the held-out rows and the random start.
     verbose : int, default=0
@@ -223,43 +221,49 @@ class OODHead(ClassifierMixin, BaseEstimator):
             A single environment, over which penalties say little; a degenerate head.
         """
         recipe = self._recipe()
-        Z, y = validate_data(self, _array(Z), plain(y), dtype=FLOATS, ensure_min_samples=2)
-        check_classification_targets(y)
-        row_weights = _check_sample_weight(plain(sample_weight), Z, dtype=Z.dtype, ensure_non_negative=True)
-        codes, names = code_environments(environments, len(Z))
+        check_order(Z=Z, y=y, environments=environments, sample_weight=sample_weight)
+        features, y, row_weights = self._read(Z, y, sample_weight)
+        codes, names = code_environments(environments, len(features))
         there = row_weights > 0
-        Z, y, row_weights, codes = Z[there], y[there], row_weights[there], codes[there]
+        features, y, row_weights, codes = features[there], y[there], row_weights[there], codes[there]
         classes, labels = np.unique(y, return_inverse=True)
         # The groups (y, s) of group DRO have one class each; penalties ask for environments.
         check_environments(codes, labels, names, classes, one_class=self.objective == "groupdro")
-        start = self._given_start(coef_init, intercept_init, len(classes), Z.shape[1])
+        start = self._given(coef_init, intercept_init, len(classes), features.shape[1])
         rng = check_random_state(self.random_state)
         aside = hold_out(codes, labels, names, float(self.validation_fraction), rng)
         split = self.penalty_estimator == "split"
-        parts = [
-            EnvironmentRows.of(Z[at], labels[at], codes[at], len(names), row_weights[at], split=split)
-            for at in (~aside, aside)
-            if at.any()
-        ]
-        rows, held_out = parts[0], parts[1] if len(parts) == 2 else None
-        if len(names) == 1 and self.objective != "erm":
-            _warn_of_one_environment(self.objective)
 
-        if self.init == "random":
-            outputs = 1 if len(classes) == 2 else len(classes)
-            start = LinearFit(rng.normal(0.0, RANDOM_SCALE, (outputs, Z.shape[1])), np.zeros(outputs), 0, True)
-        elif start is None:
-            start = _erm_start(rows, len(classes), recipe.alpha)
-        if self.objective == "erm" and self.init == "erm":
-            recipe = replace(recipe, max_iter=0, anneal_steps=0)
-        coef, intercept = (torch.from_numpy(part.astype(Z.dtype)) for part in (start.coef, start.intercept))
-        coef, intercept, history = descend(rows, held_out, (coef, intercept), recipe, verbose=int(self.verbose))
+        def part(at: NDArray[np.bool_]) -> EnvironmentRows:
+            return EnvironmentRows.of(features[at], labels[at], codes[at], len(names), row_weights[at], split=split)
+
+        # Gradients are taken whatever mode the caller is in.
+        with torch.inference_mode(False), torch.enable_grad():
+            rows, held_out = part(~aside), part(aside) if aside.any() else None
+            if len(names) == 1 and self.objective != "erm":
+                _warn_of_one_environment(self.objective)
+            if self.init == "random":
+                start = random_start(len(classes), features.shape[1], rng)
+            elif start is None:
+                start = erm_start(rows, len(classes), recipe.alpha)
+            coef, intercept, history = descend(rows, held_out, start, recipe, verbose=int(self.verbose))
+            degenerate = is_degenerate(rows, coef, intercept, self.init)
+        # All at the end: a fit that was refused leaves the one before it whole.
+        validate_data(self, _array(Z), skip_check_array=True)
         self.classes_, self.environments_ = classes, names
         self.coef_, self.intercept_, self.history_ = coef.numpy(), intercept.numpy(), history
         self.n_iter_ = history[-1]["step"] if recipe.max_iter else start.n_iter
+        self.degenerate_ = degenerate
         self._information = "none" if len(names) == 1 else f"environment labels on {len(rows.labels)} training rows"
-        self.degenerate_ = _is_degenerate(rows, history[-1]["loss"], rows.spread(coef, intercept), self.init)
         return self
+
+    def _read(self, Z: Any, y: Any, sample_weight: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Features (n, d), labels (n,) and weights (n,) of rows."""
+        door = copy.copy(self)  # it takes width and names, which a fit that is refused must not change
+        features, labels = validate_data(door, _array(Z), plain(y), dtype=FLOATS, ensure_min_samples=2)
+        check_classification_targets(labels)
+        weights = _check_sample_weight(plain(sample_weight), features, dtype=features.dtype, ensure_non_negative=True)
+        return features, labels, weights
 
     def _recipe(self) -> Recipe:
         """The parameters, checked."""
@@ -267,77 +271,52 @@ class OODHead(ClassifierMixin, BaseEstimator):
             if getattr(self, name) not in allowed:
                 shown = ", ".join(map(repr, allowed))
                 raise DataError(f"Got {name}={getattr(self, name)!r}, but expected one of {shown}.")
-        for name in ("alpha", "group_step", "tol", "validation_fraction"):
-            _check_number(name, getattr(self, name))
-        _check_number("learning_rate", self.learning_rate, positive=True)
-        if self.validation_fraction >= 1:
+        fraction = check_amount("validation_fraction", self.validation_fraction)
+        if fraction >= 1:
             raise DataError(f"Got validation_fraction={self.validation_fraction!r}, but expected less than 1.")
-        for name, least in (("max_iter", 1), ("anneal_steps", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-                raise DataError(f"Got {name}={value!r}, but expected a whole number of at least {least}.")
-        if 0 < self.anneal_steps >= self.max_iter:
+        steps, anneal = check_count("max_iter", self.max_iter, 1), check_count("anneal_steps", self.anneal_steps, 0)
+        if 0 < anneal >= steps:
             raise DataError(
-                f"Got anneal_steps={self.anneal_steps} and max_iter={self.max_iter}, but expected fewer: the penalty "
-                "would never be switched on."
+                f"Got anneal_steps={anneal} and max_iter={steps}, but expected fewer: the penalty would never be "
+                "switched on."
             )
-        pair = isinstance(self.penalty_weight, tuple | list)
-        if pair and (self.objective != "irmx" or len(self.penalty_weight) != 2):
-            raise DataError(
-                f"Got penalty_weight={self.penalty_weight!r} for objective={self.objective!r}, but expected one "
-                'number, or for "irmx" a pair (IRM, V-REx).'
-            )
-        for value in self.penalty_weight if pair else (self.penalty_weight,):
-            _check_number("penalty_weight", value)
-        weight = tuple(map(float, self.penalty_weight)) if pair else float(self.penalty_weight)
-        irm, vrex = penalty_weights(self.objective, weight)  # type: ignore[arg-type]  # the pair was counted above
+        irm, vrex = penalty_weights(self.objective, self.penalty_weight)
+        solved = self.objective == "erm" and self.init == "erm"  # L-BFGS has found it
         return Recipe(
             irm=irm,
             vrex=vrex,
             dro=self.objective == "groupdro",
-            alpha=float(self.alpha),
-            anneal_steps=int(self.anneal_steps),
-            max_iter=int(self.max_iter),
-            learning_rate=float(self.learning_rate),
-            group_step=float(self.group_step),
-            tol=float(self.tol),
+            alpha=check_amount("alpha", self.alpha),
+            anneal_steps=0 if solved else anneal,
+            max_iter=0 if solved else steps,
+            learning_rate=check_amount("learning_rate", self.learning_rate, positive=True),
+            group_step=check_amount("group_step", self.group_step),
+            tol=check_amount("tol", self.tol),
         )
 
-    def _given_start(self, coef_init: Any, intercept_init: Any, n_classes: int, width: int) -> LinearFit | None:
-        """The start that the user gave, with an intercept and of the right shape; None for another ``init``."""
-        if self.init != "given":
-            if coef_init is not None or intercept_init is not None:
-                raise DataError(f'Got coef_init or intercept_init with init={self.init!r}. Pass init="given".')
-            return None
-        if coef_init is None:
-            raise DataError('Got init="given" without coef_init, but expected coefficients to start from.')
-        outputs = 1 if n_classes == 2 else n_classes
-        coef = np.atleast_2d(as_tensor(coef_init, name="coef_init")[0].detach().cpu().numpy())
-        intercept = np.zeros(outputs)
-        if intercept_init is not None:
-            intercept = as_tensor(intercept_init, name="intercept_init")[0].detach().cpu().numpy()
-        if coef.shape != (outputs, width) or intercept.shape != (outputs,):
-            raise DataError(
-                f"Got coef_init of shape {coef.shape} and intercept_init of shape {intercept.shape}, but expected "
-                f"{(outputs, width)} and {(outputs,)} for {n_classes} classes and {width} features."
-            )
-        return LinearFit(coef, intercept, 0, True)
+    def _given(self, coef_init: Any, intercept_init: Any, n_classes: int, width: int) -> LinearFit | None:
+        """The start that the user gave; None for another ``init``."""
+        if self.init == "given":
+            return given_start(coef_init, intercept_init, n_classes, width)
+        if coef_init is not None or intercept_init is not None:
+            raise DataError(f'Got coef_init or intercept_init with init={self.init!r}. Pass init="given".')
+        return None
 
     # using ------------------------------------------------------------------------------------------------------------
 
     def decision_function(self, Z: Any) -> Any:
-        """Logits (m,) of the second of two classes, (m, K) of several. A tensor for a tensor."""
+        """Logits (m,) of the second of two classes, (m, K) of several. A tensor for a tensor, in its precision."""
         logits = self._logits(Z)
-        return like(Z, logits[:, 0] if len(self.coef_) == 1 else logits)
+        return floats_like(Z, logits[:, 0] if len(self.coef_) == 1 else logits)
 
     def predict(self, Z: Any) -> Any:
         """Classes (m,). A tensor for a tensor, if classes are numbers."""
-        logits = self._logits(Z)
-        return like(Z, self.classes_[(logits[:, 0] > 0).astype(int) if len(self.coef_) == 1 else logits.argmax(axis=1)])
+        codes = predicted_codes(self._logits(Z))
+        return like(Z, self.classes_[codes])
 
     def predict_proba(self, Z: Any) -> Any:
-        """Probabilities (m, K), in double precision. A tensor for a tensor."""
-        return like(Z, probabilities(self._logits(Z).astype(np.float64), one_vs_rest=False))
+        """Probabilities (m, K). A tensor for a tensor, in its precision."""
+        return floats_like(Z, probabilities(self._logits(Z).astype(np.float64), one_vs_rest=False))
 
     def report(
         self, Z: Any, y: Any, groups: Any, *, selection: str, information: str | None = None, **options: Any
@@ -361,6 +340,8 @@ class OODHead(ClassifierMixin, BaseEstimator):
         -------
         GroupReport
         """
+        check_is_fitted(self, "coef_")
+        check_order(Z=Z, y=y, groups=groups)
         information = self._information if information is None else information
         predicted = plain(self.predict(Z))
         return group_report(plain(y), predicted, groups, selection=selection, information=information, **options)
@@ -378,21 +359,21 @@ class OODHead(ClassifierMixin, BaseEstimator):
         -------
         torch.nn.Linear
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "coef_")
         return as_linear(self.coef_, self.intercept_, outputs=outputs, dtype=dtype)
 
     def plot(self, ax: Any = None) -> Any:
         """Losses and penalties of every environment over the steps; dashed on held-out rows. Returns the Axes."""
         from ..plots.ood import plot_head
 
-        check_is_fitted(self)
+        check_is_fitted(self, "coef_")
         return plot_head(self.history_, [str(name) for name in self.environments_.tolist()], ax)
 
     def frame(self) -> Any:
         """``history_`` as a DataFrame: one row a step, environment and part ("training", "held out")."""
         import pandas as pd
 
-        check_is_fitted(self)
+        check_is_fitted(self, "coef_")
         names = self.environments_.tolist()
         rows = [
             {"step": entry["step"], "environment": name, "part": part}
@@ -406,7 +387,7 @@ class OODHead(ClassifierMixin, BaseEstimator):
 
     def _logits(self, Z: Any) -> NDArray[Any]:
         """Logits (m, 1 or K)."""
-        check_is_fitted(self)
+        check_is_fitted(self, "coef_")
         features = validate_data(self, _array(Z), reset=False, dtype=FLOATS)
         return np.asarray(features @ self.coef_.T + self.intercept_)
 
@@ -414,13 +395,6 @@ class OODHead(ClassifierMixin, BaseEstimator):
 def _array(Z: Any) -> Any:
     """A tensor as an array, in single precision if it is: half the memory and time of a step."""
     return Z.detach().cpu().numpy() if isinstance(Z, Tensor) and Z.dtype == torch.float32 else plain(Z)
-
-
-def _check_number(name: str, value: Any, *, positive: bool = False) -> None:
-    real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    if not real or not np.isfinite(value) or value < 0 or (positive and value == 0):
-        expected = "a positive finite number" if positive else "a finite number of at least 0"
-        raise DataError(f"Got {name}={value!r}, but expected {expected}.")
 
 
 def _warn_of_one_environment(objective: str) -> None:
@@ -436,40 +410,3 @@ def _warn_of_one_environment(objective: str) -> None:
         FeatlearnWarning,
         stacklevel=3,
     )
-
-
-def _erm_start(rows: EnvironmentRows, n_classes: int, alpha: float) -> LinearFit:
-    """Minimiser of the mean loss over environments plus the ridge."""
-    # The solver minimises C sum_i s_i loss_i + |coef|^2 / 2; the weights of all environments together sum to 1.
-    solver = PenalisedLogistic(n_classes, l1_ratio=0.0, max_iter=LBFGS_STEPS, tol=LBFGS_TOL)
-    strength = 1 / (2 * alpha) if alpha else np.inf
-    weights = rows.weights.mean(dim=0).numpy()
-    found = solver.fit(rows.features.numpy(), rows.labels.numpy(), strength, 0, weights)
-    if not found.converged:
-        warnings.warn(
-            f"The start at ERM is where L-BFGS was after {LBFGS_STEPS} steps, short of the minimum. Standardise the "
-            "features, or raise alpha.",
-            ConvergenceWarning,
-            stacklevel=3,
-        )
-    return found
-
-
-def _is_degenerate(rows: EnvironmentRows, losses: list[float], spread: float, init: str) -> bool:
-    """Whether the head is as good as constant; warns if it is."""
-    reached, constant = float(np.mean(losses)), rows.constant_loss()
-    if reached <= (DEGENERATE if spread < FLAT else HOPELESS) * constant:
-        return False
-    advice = {
-        "random": "The penalty is met by logits near 0, where accuracy is noise: start from ERM or from heads of FeAT.",
-        "given": "Start from a head that works, or from ERM.",
-        "erm": 'The features hold little about the labels, or the penalty leaves little: compare with objective="erm".',
-    }
-    warnings.warn(
-        f"The head is degenerate: its mean training loss is {reached:.4f}, that of the best constant {constant:.4f}, "
-        f"and its logits vary by {spread:.2g}. "
-        f"{advice[init]}",
-        FeatlearnWarning,
-        stacklevel=3,
-    )
-    return True

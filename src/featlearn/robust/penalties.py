@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ..exceptions import DataError
+from .parameters import check_amount
 
 __all__ = [
     "OBJECTIVES",
@@ -228,13 +231,31 @@ def group_shares(shares: Tensor, losses: Tensor, step: float) -> Tensor:
     return (shares.log() + step * losses).softmax(dim=0)
 
 
-def penalty_weights(name: str, penalty_weight: float | tuple[float, float]) -> tuple[float, float]:
-    """Weights of the IRM and of the V-REx penalty for one of ``OBJECTIVES``, whose checks the caller has made.
+def penalty_weights(name: str, penalty_weight: Any) -> tuple[float, float]:
+    """Weights of the IRM and of the V-REx penalty.
+
+    Parameters
+    ----------
+    name : str
+        One of ``OBJECTIVES``, or another without penalties.
+    penalty_weight : float or pair of float
+        A pair (IRM, V-REx) for "irmx" alone.
+
+    Raises
+    ------
+    DataError
+        Anything but finite numbers of at least 0, and so many.
 
     Examples
     --------
     >>> penalty_weights("irm", 10.0), penalty_weights("irmx", (10.0, 5.0)), penalty_weights("erm", 10.0)
     ((10.0, 0.0), (10.0, 5.0), (0.0, 0.0))
     """
-    irm, vrex = penalty_weight if isinstance(penalty_weight, tuple) else (penalty_weight, penalty_weight)
+    pair = isinstance(penalty_weight, tuple | list)
+    if pair and (name != "irmx" or len(penalty_weight) != 2):
+        raise DataError(
+            f"Got penalty_weight={penalty_weight!r} for objective={name!r}, but expected one number, or for "
+            '"irmx" a pair (IRM, V-REx).'
+        )
+    irm, vrex = (check_amount("penalty_weight", p) for p in (penalty_weight if pair else (penalty_weight,) * 2))
     return (irm if name in ("irm", "irmx") else 0.0, vrex if name in ("vrex", "irmx") else 0.0)

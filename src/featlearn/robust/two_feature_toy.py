@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from torch.nn import functional
 
 from .._random import generator
 from ..exceptions import DataError
+from .parameters import check_amount, check_count, is_real
 from .penalties import irm_penalties, objective, penalty_weights, point_losses
 
 if TYPE_CHECKING:
@@ -148,15 +148,15 @@ class TwoFeatureToy:
     random_state: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "spurious_noise", tuple(self.spurious_noise))
+        noise = (self.spurious_noise,) if np.ndim(self.spurious_noise) == 0 else self.spurious_noise
+        object.__setattr__(self, "spurious_noise", tuple(noise))
         rates = {"label_noise": (self.label_noise,), "spurious_noise": self.spurious_noise}
         for name, values in rates.items():
-            if not values or not all(0 < value < 1 for value in values):
+            if not values or not all(is_real(value) and 0 < value < 1 for value in values):
                 raise DataError(f"Got {name}={getattr(self, name)!r}, but expected probabilities inside (0, 1).")
-        _check_count("n_filters", self.n_filters, 1)
-        _check_count("random_state", self.random_state, 0)
-        if not 0 <= self.init_scale < math.inf:
-            raise DataError(f"Got init_scale={self.init_scale!r}, but expected a finite number >= 0.")
+        check_count("n_filters", self.n_filters, 1)
+        check_count("random_state", self.random_state, 0)
+        check_amount("init_scale", self.init_scale)
 
     # the problem ----------------------------------------------------------------------------------------------------
 
@@ -179,7 +179,26 @@ class TwoFeatureToy:
         return active[: self.n_filters].mean(dim=0) - active[self.n_filters :].mean(dim=0)
 
     def accuracy(self, weights: Any, spurious_noise: float) -> float:
-        """Probability of a right answer in an environment, seen in training or not."""
+        """Probability of a right answer in an environment, seen in training or not.
+
+        Parameters
+        ----------
+        weights : array of shape (2 n_filters, 2)
+            As in :class:`ToyRun`.
+        spurious_noise : float
+            b of the environment, from 0 to 1.
+
+        Raises
+        ------
+        DataError
+            Another shape, or no probability.
+        """
+        if not is_real(spurious_noise) or not 0 <= spurious_noise <= 1:
+            raise DataError(f"Got spurious_noise={spurious_noise!r}, but expected a probability.")
+        if np.shape(weights) != (2 * self.n_filters, 2):
+            raise DataError(
+                f"Got weights of shape {np.shape(weights)}, but expected {(2 * self.n_filters, 2)}, as ToyRun.weights."
+            )
         right = self.points[:, 0] * self.logits(weights) > 0
         return float(self.weights_of(spurious_noise)[right].sum())
 
@@ -229,32 +248,30 @@ class TwoFeatureToy:
         """
         if objective not in OBJECTIVES:
             raise DataError(f"Got objective={objective!r}, but expected one of {', '.join(map(repr, OBJECTIVES))}.")
-        _check_count("steps", steps, 1)
-        _check_count("pretrain_steps", pretrain_steps, 0)
-        _check_count("n_rounds", n_rounds, 1)
-        for name, value in (
-            *(("penalty_weight", weight) for weight in np.ravel(penalty_weight)),
-            ("learning_rate", 1.0 if learning_rate is None else learning_rate),
-            ("retain_weight", retain_weight),
-        ):
-            if not 0 <= value < math.inf or (name == "learning_rate" and value == 0):
-                raise DataError(f"Got {name}={value!r}, but expected a finite number >= 0, and a positive rate.")
+        check_count("steps", steps, 1)
+        check_count("pretrain_steps", pretrain_steps, 0)
+        check_count("n_rounds", n_rounds, 1)
+        irm, vrex = penalty_weights(objective, penalty_weight)
+        check_amount("retain_weight", retain_weight)
+        if learning_rate is not None:
+            check_amount("learning_rate", learning_rate, positive=True)
         draws = generator(self.random_state, "filters")
-        filters = self.init_scale * torch.randn(2 * self.n_filters, 2, generator=draws, dtype=torch.float64)
-        track = _Track(self, filters.requires_grad_())
         descent = DESCENT_RATE if learning_rate is None or objective not in ("erm", "feat") else learning_rate
-        if pretrain_steps:
-            track.descend(torch.optim.SGD([filters], lr=descent), pretrain_steps, self._risk())
         ends: list[int] = []
         reason = "all steps"
-        if objective == "feat":
-            reason = self._rounds(track, descent, steps, n_rounds, retain_weight, ends)
-        elif objective == "erm":
-            track.descend(torch.optim.SGD([filters], lr=descent), steps, self._risk())
-        else:
-            irm, vrex = penalty_weights(objective, penalty_weight)
-            rate = ADAM_RATE if learning_rate is None else learning_rate
-            track.descend(torch.optim.Adam([filters], lr=rate), steps, self._risk(irm, vrex))
+        # Gradients are taken whatever mode the caller is in.
+        with torch.inference_mode(False), torch.enable_grad():
+            filters = self.init_scale * torch.randn(2 * self.n_filters, 2, generator=draws, dtype=torch.float64)
+            track = _Track(self, filters.requires_grad_())
+            if pretrain_steps:
+                track.descend(torch.optim.SGD([filters], lr=descent), pretrain_steps, self._risk())
+            if objective == "feat":
+                reason = self._rounds(track, descent, steps, n_rounds, retain_weight, ends)
+            elif objective == "erm":
+                track.descend(torch.optim.SGD([filters], lr=descent), steps, self._risk())
+            else:
+                rate = ADAM_RATE if learning_rate is None else learning_rate
+                track.descend(torch.optim.Adam([filters], lr=rate), steps, self._risk(irm, vrex))
         return ToyRun(
             objective=objective,
             pretrain_steps=pretrain_steps,
@@ -374,8 +391,3 @@ def _share(weights: Tensor, chosen: Tensor) -> Tensor:
     """Weights of the chosen points alone, with sum 1."""
     kept = weights * chosen
     return kept / kept.sum()
-
-
-def _check_count(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise DataError(f"Got {name}={value!r}, but expected a whole number of at least {least}.")
