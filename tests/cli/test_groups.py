@@ -102,6 +102,7 @@ def test_a_narrow_terminal_gets_fewer_columns(featlearn, predictions, monkeypatc
         (("--predicted", "predicted", "--group", "y", "--html", "no/page.html"), 2, "folder"),
         (("--predicted", "predicted", "--group", "y", "--html", "a.json", "--json", "a.json"), 2, "one file"),
         (("--predicted", "predicted", "--group", "y", "--train-groups", "nowhere.csv"), 4, "nowhere.csv"),
+        (("--predicted", "predicted", "--group", "y", "--html", "table.csv"), 2, "which the command reads"),
         (("--predicted", "predicted"), 2, "--group"),
     ],
 )  # fmt: skip
@@ -113,12 +114,12 @@ def test_bad_columns_are_2_and_nothing_is_written(featlearn, folder: Path, argum
     frame["index"] = frame.index
     frame.to_csv(folder / "table.csv", index=False)
     pd.DataFrame({"z": [1]}).to_csv(folder / "other.csv", index=False)
-    before = sorted(folder.iterdir())
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     outcome = featlearn("groups", "table.csv", "--truth", "y", *arguments)
     assert (outcome.code, outcome.out) == (code, "")
     assert named in outcome.err
     assert len(outcome.err.splitlines()) == 1
-    assert sorted(folder.iterdir()) == before
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
 def test_a_file_that_is_no_table_is_4(featlearn, folder: Path) -> None:

@@ -51,7 +51,7 @@ def run_groups(
     from ..robust.group_report import group_report
     from ..robust.selection import check_selection
 
-    outcome.check()
+    outcome.check([path, train_path])
     try:
         check_selection(told["selection"])
     except DataError as problem:
