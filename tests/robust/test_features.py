@@ -144,8 +144,9 @@ def test_features_follow_the_kind_of_the_batches_and_the_dtype_that_was_asked_fo
     assert exact.dtype == torch.float64
     torch.testing.assert_close(exact.float(), tensors)
     assert not torch.equal(exact, tensors.double())
-    with pytest.raises(DataError, match="expected float16"):
-        extract_features(model, [X], dtype=np.int64)
+    for other in (np.int64, "junk", complex, torch.bfloat16):
+        with pytest.raises(DataError, match="expected float16"):
+            extract_features(model, [X], dtype=other)
 
 
 def test_mappings_and_tuples_give_the_same_features_and_their_labels() -> None:
@@ -213,6 +214,84 @@ def test_penultimate_features_that_are_overwritten_later_are_refused_and_can_be_
     with pytest.raises(UnmeasurableError, match=r"layer='head\.input'"):
         extract_features(model, [X])
     torch.testing.assert_close(extract_features(model, [X], layer="head.input"), model.body(X).detach())
+
+
+def test_penultimate_features_made_in_inference_mode_are_copied_in_time() -> None:
+    class Inference(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(6, 4), nn.Linear(4, 4)
+
+        @torch.inference_mode()
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.body(x)
+            out = self.head(h)
+            return h.zero_().add_(out)
+
+    model, X = built(Inference), normal(5, 6)
+    found = extract_features(model, [X])
+    torch.testing.assert_close(found, F.linear(X, model.body.weight, model.body.bias).detach())
+    assert not found.is_inference()
+
+
+def test_the_first_argument_is_that_of_the_forward_method_whatever_the_order_of_the_call() -> None:
+    class Block(nn.Module):
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            return x * mask
+
+    class Loose(nn.Module):
+        def forward(self, **inputs: Tensor) -> Tensor:
+            return inputs["x"] * 2
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block, self.loose = Block(), Loose()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.loose(x=self.block(mask=torch.ones_like(x), x=x))
+
+    X = normal(5, 6)
+    found = extract_features(Model(), [X], layer=["block.input", "loose.input"])
+    torch.testing.assert_close(found["block.input"], X)
+    torch.testing.assert_close(found["loose.input"], X)
+
+
+def test_a_mean_is_told_only_where_there_are_positions() -> None:
+    assert extract(mlp(), [normal(5, 6)], layers=[None, "0"], pool="mean").pool == {
+        "penultimate": "flatten", "0": "flatten",
+    }  # fmt: skip
+
+
+def test_the_default_device_is_not_where_features_are_kept() -> None:
+    model, X = mlp(), normal(5, 6)
+    expected = extract_features(model, [X])
+    with torch.device("meta"):
+        found = extract_features(model, [X])
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_sampler_without_a_length_serves() -> None:
+    class Endless(torch.utils.data.Sampler):
+        def __iter__(self):
+            return iter(range(10))
+
+    X = normal(10, 6)
+    loader = DataLoader(X, batch_size=4, sampler=Endless())
+    torch.testing.assert_close(extract_features(mlp(), loader), extract_features(mlp(), [X]))
+
+
+def test_sums_that_overflow_and_masks_are_read() -> None:
+    model = built(lambda: nn.Sequential(nn.Identity(), nn.Linear(6, 2)))
+    X = torch.full((4, 6), 3e38)
+    torch.testing.assert_close(extract_features(model, [X]), X)
+    X[0] = -torch.inf
+    torch.testing.assert_close(extract_features(model, [X]), X)
+    X[1] = torch.inf
+    with pytest.raises(DataError, match="not finite in batch 0"):
+        extract_features(model, [X])
+    with pytest.raises(DataError, match=r"not finite in batch 0, as torch\.float32"):
+        extract_features(model, [torch.full((4, 6), 1e300, dtype=torch.float64)])
 
 
 def test_a_stream_of_unknown_length_gives_the_same_rows() -> None:
@@ -372,6 +451,8 @@ def test_unknown_and_unreadable_layers_are_refused_by_name() -> None:
         extract_features(model, [X], layer="9.input")
     with pytest.raises(UnmeasurableError, match="Got the layer 4"):
         extract_features(model, [X], layer=[4])
+    with pytest.raises(UnmeasurableError, match="Got the layer 4"):
+        extract_features(model, [X], layer=4)
     with pytest.raises(UnmeasurableError, match=r"has no nn\.Linear"):
         extract_features(nn.Sequential(nn.Conv2d(2, 3, 1)), [normal(5, 2, 4, 4)])
     with pytest.raises(DataError, match="Got no layers"):
@@ -427,8 +508,11 @@ def test_inputs_of_several_sizes_need_the_mean() -> None:
         ([normal(0, 6)], "Got no rows in batch 0"),
         ([normal(5, 6), "words"], "Got batch 1 of type str"),
         ([normal(5, 6) / 0], "not finite in batch 0"),
+        ([np.array([["a", "b"]])], "Got no tensor or array of numbers in batch 0"),
+        ([np.ones((5, 6), dtype=object)], "Got no tensor or array of numbers in batch 0"),
+        ([([[1.0] * 6], [0])], "Got no tensor or array of numbers in batch 0"),
     ],
-    ids=["none", "tensor", "empty", "words", "infinite"],
+    ids=["none", "tensor", "empty", "words", "infinite", "strings", "objects", "lists"],
 )
 def test_batches_that_cannot_be_read_are_refused(batches: object, message: str) -> None:
     with pytest.raises(DataError, match=message):
@@ -453,6 +537,9 @@ def test_much_memory_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.warns(FeatlearnWarning, match="20 rows of 6 numbers"):
         extract_features(mlp(), X.split(5), layer="input")
     extract_features(mlp(), X.split(5))  # 400 bytes are not more than that
+    with pytest.warns(FeatlearnWarning) as caught:
+        extract_features(mlp(), (part for part in X.split(1)), layer="input")
+    assert len(caught) == 1  # not again as the store grows
 
 
 def test_progress_goes_to_the_error_stream(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ numbers only looks from here, under ``torch.no_grad``.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -26,8 +27,8 @@ def watching(
     Parameters
     ----------
     inputs : iterable of (Module, callable)
-        The first argument is seen, as the module is about to read it: after the user's own hooks, and before the module
-        can change it in place.
+        The first argument (the first of ``forward``, where all are passed by name) is seen, as the module is about to
+        read it: after the user's own hooks, and before the module can change it in place.
     outputs : iterable of (Module, callable)
         What the module returned is seen, before the user's own hooks or an in-place activation can change it.
 
@@ -45,9 +46,14 @@ def watching(
 
 def _before(see: See) -> Callable[..., None]:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        see(args[0] if args else next(iter(kwargs.values()), None))
+        see(args[0] if args else _first_named(module, kwargs))
 
     return hook
+
+
+def _first_named(module: nn.Module, kwargs: dict[str, Any]) -> Any:
+    given = [name for name in inspect.signature(module.forward).parameters if name in kwargs] or list(kwargs)
+    return kwargs[given[0]] if given else None
 
 
 def _after(see: See) -> Callable[..., None]:

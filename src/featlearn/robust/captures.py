@@ -160,6 +160,9 @@ class _LastLinear(Capture):
             if self._counts(key):
                 if not isinstance(self.choice, int):
                     self._held.clear()  # only the latest can be the last
+                if value.is_inference():  # has no version that would tell a change
+                    with torch.inference_mode(False):
+                        value = value.clone()
                 self._held[key] = (value, value._version)
 
         return see

@@ -47,7 +47,8 @@ def extract_features(
         of the model's keyword arguments.
     layer : str or sequence of str, optional
         Name of a module, for its output (the first tensor of a tuple); ``"name.input"`` for its input; ``"input"`` for
-        the model's own input. By default what the last ``nn.Linear`` that runs reads: the penultimate features.
+        the model's own input, also where a module has that name. By default what the last ``nn.Linear`` that runs
+        reads: the penultimate features.
     call : int or "last", optional
         Which call of a layer that runs several times in a forward pass, from 0. By default such a layer is refused.
     pool : {"auto", "flatten", "mean"}, default "auto"
@@ -100,11 +101,11 @@ def extract_features(
     >>> {name: tuple(rows.shape) for name, rows in features.items()}
     {'0': (8, 5), 'input': (8, 3)}
     """
-    several = not (layer is None or isinstance(layer, str))
+    several = isinstance(layer, Iterable) and not isinstance(layer, str | bytes)
     found = extract(
         model,
         batches,
-        layers=list(layer) if several and layer is not None else [layer],  # type: ignore[list-item]
+        layers=list(layer) if several else [layer],  # type: ignore[arg-type, list-item]
         call=call,
         pool=pool,
         labels=return_labels,
@@ -157,10 +158,10 @@ def extract(
     check_pool(pool)
     check_choice(call)
     kept_as = _floating(dtype)
-    check_order(check_batches(batches), allow_shuffled)
-    model = _placed(unwrap(model), device)
     if not layers:
         raise DataError("Got no layers, but expected at least one name, or None for the penultimate features.")
+    check_order(check_batches(batches), allow_shuffled)
+    model = _placed(unwrap(model), device)
     expected = count_rows(batches)
     captures = [
         find_capture(model, layer, pool=pool, choice=call, dtype=kept_as, rows=expected)
@@ -204,7 +205,10 @@ def _check_labels(labels: Sequence[Any], rows: int, index: int) -> None:
 def _floating(dtype: Any) -> torch.dtype:
     if dtype is None:
         return torch.float32
-    chosen = dtype if isinstance(dtype, torch.dtype) else torch.from_numpy(np.empty(0, np.dtype(dtype))).dtype
+    try:
+        chosen = dtype if isinstance(dtype, torch.dtype) else torch.from_numpy(np.empty(0, np.dtype(dtype))).dtype
+    except TypeError:  # nothing that numpy or torch knows
+        chosen = None
     if chosen not in (torch.float16, torch.float32, torch.float64):
         raise DataError(f"Got dtype={dtype}, but expected float16, float32 or float64.")
     return chosen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -62,8 +62,8 @@ def split_batch(raw: Any, index: int = 0) -> tuple[Any, tuple[Any, ...]]:
 
 
 def first_tensor(tree: Any) -> Any:
-    """The first tensor or array in a nest of sequences and mappings; None when it holds none."""
-    if isinstance(tree, Tensor | np.ndarray):
+    """The first tensor or array of numbers in a nest of sequences and mappings; None when it holds none."""
+    if isinstance(tree, Tensor) or (isinstance(tree, np.ndarray) and tree.dtype.kind in "fiub"):
         return tree
     values = tree.values() if isinstance(tree, Mapping) else tree if isinstance(tree, tuple | list) else ()
     return next((found for value in values if (found := first_tensor(value)) is not None), None)
@@ -78,7 +78,9 @@ def rows_of(inputs: Any, index: int = 0) -> int:
         No tensor, or one without rows.
     """
     tensor = first_tensor(inputs)
-    if tensor is None or tensor.ndim == 0 or len(tensor) == 0:
+    if tensor is None:
+        raise DataError(f"Got no tensor or array of numbers in batch {index}, but expected samples on its first axis.")
+    if tensor.ndim == 0 or len(tensor) == 0:
         raise DataError(f"Got no rows in batch {index}, but expected a tensor with samples on its first axis.")
     return len(tensor)
 
@@ -87,7 +89,7 @@ def count_rows(batches: Any) -> int | None:
     """Rows of all batches where that is known before they are read, else None."""
     if isinstance(batches, DataLoader):
         sized = not isinstance(batches.dataset, IterableDataset) and batches.batch_size is not None
-        return len(batches.sampler) if sized else None  # type: ignore[arg-type]
+        return len(batches.sampler) if sized and isinstance(batches.sampler, Sized) else None
     if isinstance(batches, list | tuple):
         return sum(rows_of(split_batch(raw, i)[0], i) for i, raw in enumerate(batches))
     return None

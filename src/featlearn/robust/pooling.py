@@ -33,10 +33,9 @@ def check_pool(pool: object) -> None:
 
 
 def choose_pool(tensor: Tensor, pool: str) -> Pool:
-    """What "auto" means for a tensor: the mean of images (four axes), else all numbers."""
-    if pool == "auto":
-        return "mean" if tensor.dim() == 4 else "flatten"
-    return "mean" if pool == "mean" else "flatten"
+    """What is done with a tensor: the mean of images (four axes) for "auto", of all with positions for "mean"."""
+    averaged = tensor.dim() == 4 if pool == "auto" else pool == "mean" and tensor.dim() > 2
+    return "mean" if averaged else "flatten"
 
 
 def pooled(tensor: Tensor, pool: Pool, module: nn.Module | None) -> Tensor:
@@ -46,8 +45,9 @@ def pooled(tensor: Tensor, pool: Pool, module: nn.Module | None) -> Tensor:
     ----------
     tensor : Tensor of shape (n, ...)
     pool : {"flatten", "mean"}
-        The mean keeps the axis of channels. It is the last one of linear layers, layer norms and embeddings, and of
-        every tensor with three axes that no convolution, batch norm or pooling has made or reads; else the second.
+        As :func:`choose_pool` has it. The mean keeps the axis of channels. It is the last one of linear layers, layer
+        norms and embeddings, and of every tensor with three axes that no convolution, batch norm or pooling has made or
+        reads; else the second.
     module : Module, optional
         The layer.
 
@@ -56,7 +56,7 @@ def pooled(tensor: Tensor, pool: Pool, module: nn.Module | None) -> Tensor:
     Tensor of shape (n, d)
         A view for "flatten", where the layout allows it.
     """
-    if pool == "mean" and tensor.dim() > 2:
+    if pool == "mean":
         last = isinstance(module, _CHANNELS_LAST) or (tensor.dim() == 3 and not isinstance(module, _CHANNELS_FIRST))
         channels = tensor.dim() - 1 if last else 1
         positions = [axis for axis in range(1, tensor.dim()) if axis != channels]
@@ -113,11 +113,12 @@ class RowStore:
 
     def _reserve(self, rows: int, width: int) -> Tensor:
         size = rows * width * self.dtype.itemsize
-        if size > ANNOUNCED:
+        grown = self._data is not None and self._data.nbytes > ANNOUNCED
+        if size > ANNOUNCED and not grown:
             warnings.warn(
                 f"Features of layer {self.name!r}, {rows} rows of {width} numbers, take {size / 1e9:.1f} GB of memory. "
                 "Pass fewer rows, or pool='mean' for a layer with positions.",
                 FeatlearnWarning,
                 stacklevel=2,
             )
-        return torch.empty(rows, width, dtype=self.dtype)
+        return torch.empty(rows, width, dtype=self.dtype, device="cpu")
