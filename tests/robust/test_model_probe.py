@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from featlearn._random import preserved_rng
 from featlearn.exceptions import DataError, ModelError, UnmeasurableError
-from featlearn.robust.features import extract_features
+from featlearn.robust import model_probe
+from featlearn.robust.features import extract, extract_features
 from featlearn.robust.model_probe import probe_model
 from featlearn.robust.probe import feature_probe
 from featlearn.robust.untrained import untrained_copy
@@ -104,6 +106,27 @@ def test_pooling_and_refits_reach_the_features_and_the_probe() -> None:
     assert "n_refits=1" in probe_model(convnet, FIT, TEST, n_refits=1).probe
 
 
+def test_features_without_positions_are_not_said_to_be_means() -> None:
+    result = probe_model(network(), FIT, TEST, pool="mean", probe=RIDGE)
+    assert [point.pool for point in result.points] == ["flatten"] * 3
+    assert "means over positions" not in result.summary()
+
+
+def test_features_of_one_network_are_in_memory_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[weakref.ref[Tensor]] = []
+
+    def counted(*args: Any, **settings: Any) -> Any:
+        assert sum(kept() is not None for kept in alive) < 2  # those of the rows to fit, while the others are made
+        found = extract(*args, **settings)
+        alive.append(weakref.ref(found.features["penultimate"]))
+        return found
+
+    monkeypatch.setattr(model_probe, "extract", counted)
+    states = {f"epoch {seed}": network(seed).state_dict() for seed in range(3)}
+    probe_model(network(), FIT, TEST, checkpoints=states, probe=RIDGE)
+    assert len(alive) == 8
+
+
 def test_batches_must_be_readable_again_in_the_same_order() -> None:
     with pytest.raises(DataError, match="can be read only once"):
         probe_model(network(), iter(FIT), TEST, probe=RIDGE)
@@ -137,6 +160,10 @@ def test_bad_requests_are_refused_before_the_network_runs() -> None:
     refused("expected different names", layers=[])
     refused("The raw input is probed in any case", layers=["input", "2"])
     refused("no such module", UnmeasurableError, layers="head")
+    refused("Got the layer 3", UnmeasurableError, layers=3)
+    refused("expected a classifier", probe="ridge")
+    refused("n_refits=0", n_refits=0)
+    refused("random_state=None", random_state=None)
     refused("a checkpoint called 'init'", checkpoints={"init": model.state_dict()})
     refused("a dict of state dicts", checkpoints=[model.state_dict()])
     refused("a dict of state dicts", checkpoints={})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,12 @@ import pytest
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.dummy import DummyClassifier
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 
 from featlearn.exceptions import DataError, FeatlearnWarning
 from featlearn.report.json import dump_json
 from featlearn.robust.dfr import DFRClassifier
+from featlearn.robust.excess_interval import excess_interval
 from featlearn.robust.group_intervals import minimum_interval
 from featlearn.robust.groups import balance_groups
 from featlearn.robust.probe import feature_probe
@@ -109,17 +110,8 @@ def test_intervals_are_exact_bounds_and_that_of_the_excess_is_paired() -> None:
     point = next(point for point in result.points if point.name == "late")
     expected = minimum_interval([hits[0, own].sum() for own in members], [own.sum() for own in members])
     assert (point.core_low, point.core_high) == expected
-    # The oracle: a Dirichlet share of every pattern as normalised gammas, patterns counted by a loop.
-    rng, patterns = np.random.default_rng(7), list(product((0, 1), repeat=3))
-    worst = np.full((20000, 3), np.inf)
-    for own in members:
-        counts = [sum(tuple(column) == pattern for column in hits[:, own].T.astype(int)) for pattern in patterns]
-        shares = rng.gamma(np.array(counts) + 1 / 8, size=(20000, 8))
-        worst = np.minimum(worst, shares / shares.sum(axis=1, keepdims=True) @ np.array(patterns))
-    excess = worst[:, 0] - np.maximum(worst[:, 1], worst[:, 2])
-    ends = np.quantile(excess, [0.025, 0.975])
-    error = 3 * excess.std() * np.sqrt(0.025 * 0.975 / 4000) / 0.05  # of a quantile of 4000 draws; density about 0.05
-    np.testing.assert_allclose((point.excess_low, point.excess_high), ends, atol=error)
+    codes = 2 * test_y + test_s
+    assert (point.excess_low, point.excess_high) == excess_interval(hits[0], [hits[1], hits[2]], codes)
 
 
 def test_the_interval_of_the_excess_holds_it_as_often_as_it_says() -> None:
@@ -146,12 +138,13 @@ class Told(ClassifierMixin, BaseEstimator):
 
 
 def test_features_equal_to_the_better_control_have_no_excess_and_a_narrow_paired_interval() -> None:
-    y, s, X = rows(600, 0)
+    y, s, X = rows(4000, 0)
     X = {"pixels": X["late"], "init": X["late"], "same": X["late"]}
     point = feature_probe(X, y, s, X, y, s, probe=RIDGE).points[-1]
     assert point.excess_core == 0.0
     assert point.excess_low < 0 < point.excess_high
-    assert point.excess_high - point.excess_low < 0.5 * (point.core_high - point.core_low)
+    # Twice the width of one interval is what two without pairing add up to.
+    assert point.excess_high - point.excess_low < 0.35 * 2 * (point.core_high - point.core_low)
 
 
 def test_right_answers_alone_are_not_certain() -> None:
@@ -284,6 +277,41 @@ def test_bad_features_are_refused_before_any_fit() -> None:
     refused("Got one value of y, 1", y=np.ones(100, dtype=int))
     refused("No rows|Got no rows to fit on in y=0, s=1; y=1, s=0", s=y)
     refused("Got 99 rows", s=s[1:])
+    refused(r"Got features called \[1\]", features={1: X["late"]}, test={1: X["late"]})
+    mixed = {**X, "late": pd.DataFrame(X["late"], index=np.arange(100)[::-1])}
+    refused(r"features\['late'\] and y with the same index in different orders", features=mixed, y=pd.Series(y))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"probe": "logistic"}, "expected a classifier"),
+        ({"probe": LogisticRegression}, "expected a classifier"),
+        ({"probe": Ridge()}, "expected a classifier"),
+        ({"n_refits": 0}, "n_refits=0, but expected a whole number of at least 1"),
+        ({"random_state": None}, "random_state=None, but expected a whole number"),
+        ({"random_state": -1}, "random_state=-1, but expected a whole number"),
+        ({"names": "ys"}, "expected two that differ"),
+        ({"names": {"y", "s"}}, "expected two that differ"),
+        ({"names": ("y", "y")}, "expected two that differ"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else next(iter(value)),
+)
+def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        probed(**settings)
+
+
+def test_names_reach_groups_accuracies_the_picture_and_the_page(tmp_path: Path) -> None:
+    result = probed(names=("bird", "place"), random_state=np.int64(1))
+    assert list(result.groups)[1] == "bird=0, place=1"
+    assert set(result.accuracies()["predicts"]) == {"bird", "place"}
+    again = FeatureProbe.from_dict(json.loads(dump_json(result.to_dict())))
+    assert again.names == ("bird", "place")
+    result.to_html(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert '<span class="verbatim">bird</span> (core)' in page
+    assert '<span class="verbatim">place</span> (spurious)' in page
 
 
 def test_groups_without_test_rows_are_named() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from featlearn.exceptions import ModelError
+from featlearn.exceptions import DataError, ModelError
 from featlearn.robust.untrained import untrained_copy
 
 
@@ -50,6 +50,12 @@ def test_the_seed_decides() -> None:
     first, again, other = untrained_copy(network(), 1), untrained_copy(network(), 1), untrained_copy(network(), 2)
     assert torch.equal(first[3].weight, again[3].weight)
     assert not torch.equal(first[3].weight, other[3].weight)
+
+
+@pytest.mark.parametrize("seed", [None, -1, 1.5])
+def test_other_seeds_are_refused(seed: object) -> None:
+    with pytest.raises(DataError, match="expected a whole number of at least 0"):
+        untrained_copy(network(), seed)
 
 
 def test_attention_is_drawn_as_torch_draws_it() -> None:

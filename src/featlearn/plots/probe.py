@@ -143,9 +143,10 @@ def _over_order(ax: Axes, result: Mapping[str, Any], lines: Sequence[Sequence[Po
                 ends = [place - 0.5 for place in places], [place + 0.5 for place in places]
                 ax.hlines(heights, *ends, color=color, linestyle=style, linewidth=1)
             start += len(line)
-    guesses = {"y": result["core_chance"], "s": result["spurious_chance"]}
-    if abs(guesses["y"] - guesses["s"]) < 0.02:
-        guesses = {"y or s": guesses["y"]}
+    label, attribute = result["names"]
+    guesses = {label: result["core_chance"], attribute: result["spurious_chance"]}
+    if abs(guesses[label] - guesses[attribute]) < 0.02:
+        guesses = {f"{label} or {attribute}": guesses[label]}
     for what, chance in guesses.items():
         ax.axhline(chance, color=FAINT, linewidth=0.8, zorder=0)
         words = f"guesses of {what} in their worst group: {chance:.2f}"

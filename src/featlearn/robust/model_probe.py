@@ -14,7 +14,7 @@ from ..agop.reference_model import reference_model, reference_state
 from ..exceptions import DataError, ModelError
 from .captures import INPUT
 from .features import Extraction, extract
-from .probe import Prober, Source
+from .probe import Prober, Source, check_settings
 from .probe_results import CONTROLS, FeatureProbe
 from .untrained import untrained_copy
 
@@ -64,7 +64,7 @@ def probe_model(
     names : pair of str, default ("y", "s")
         As for :func:`~featlearn.robust.probe.feature_probe`.
     random_state : int, default 0
-        Of the untrained network, the probes, the balancing and the bootstrap.
+        Of the untrained network, the probes, the balancing and the guesses.
     verbose : int, default 0
         Show a progress bar if positive.
 
@@ -107,7 +107,8 @@ def probe_model(
     (['pixels', 'init', 'penultimate'], 1.0)
     """
     model = unwrap(model)
-    wanted = [layers] if layers is None or isinstance(layers, str) else list(layers)
+    wanted = list(layers) if isinstance(layers, Iterable) and not isinstance(layers, str) else [layers]
+    check_settings(probe, n_refits, names, random_state)
     _check_request(wanted, checkpoints, (batches, test_batches))
     # Checked before anything runs, loaded one at a time.
     states = {name: _state(model, name, state) for name, state in (checkpoints or {}).items()}
@@ -125,6 +126,7 @@ def probe_model(
                     "order. Pass a list of batches, or a loader that does not shuffle."
                 )
             _add(prober, found, name, len(wanted) > 1, advance)
+            del found  # before the next network's are made
     return prober.result()
 
 

@@ -14,18 +14,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import clone
+from sklearn.base import clone, is_classifier
 from sklearn.utils.validation import has_fit_parameter
 
 from ..exceptions import DataError, FeatlearnWarning
+from .excess_interval import excess_interval
 from .group_intervals import equal_draws, minimum_interval
-from .groups import FEW, GroupLabels, balance_groups, common_groups, few_rows, label_column
+from .groups import FEW, GroupLabels, balance_groups, common_groups, few_rows
+from .label_columns import check_order, label_column
+from .parameters import check_count
 from .probe_results import CONTROLS, FeatureProbe, ProbePoint
 
-__all__ = ["Prober", "Source", "feature_probe"]
+__all__ = ["Prober", "Source", "check_settings", "feature_probe"]
 
 CONFIDENCE = 0.95
-DRAWS = 4000  # of what is simulated: excesses, and the worst group of guesses
+DRAWS = 4000  # of the worst group of guesses
 
 
 def feature_probe(
@@ -71,7 +74,7 @@ def feature_probe(
     names : pair of str, default ("y", "s")
         What groups and messages call the label and the attribute.
     random_state : int, default 0
-        Of the default probe, the balancing and what is simulated.
+        Of the default probe, the balancing and the guesses.
     verbose : int, default 0
         Show a progress bar if positive.
 
@@ -82,8 +85,9 @@ def feature_probe(
     Raises
     ------
     DataError
-        Missing controls, other keys or widths among the test features, rows that do not match, values that are not
-        finite, one class or attribute only, or a group without rows to fit on.
+        Missing controls, other keys or widths among the test features, rows that do not match, indices (pandas) in
+        other orders, values that are not finite, one class or attribute only, a group without rows to fit on, or a
+        probe that is no classifier.
 
     Warns
     -----
@@ -93,11 +97,10 @@ def feature_probe(
     Notes
     -----
     Costs two fits of the probe a set of features. Intervals of a worst group are those of
-    :func:`~featlearn.robust.group_intervals.minimum_interval`, exact bounds combined. That of the excess is paired: in
-    4000 draws the shares of rows that features and controls get right together have, in each group, a Dirichlet
-    distribution of the counts (plus one row in all, spread evenly), so that right answers alone are not certain; it
-    then has the excess between its percentiles, and in simulations holds it at least as often as it says. The pair of
-    decodabilities is the published evaluation; controls, their excess and the intervals are this library's own.
+    :func:`~featlearn.robust.group_intervals.minimum_interval`, exact bounds combined; that of the excess is
+    :func:`~featlearn.robust.excess_interval.excess_interval`, which is paired row by row and allows for any number of
+    groups. The pair of decodabilities is the published evaluation; controls, their excess and the intervals are this
+    library's own.
 
     Chance is no 1/2: the worst of several groups of guesses is lower (``core_chance``), and a head that says the same
     of every row has 0 (``core_constant``, as where a penalty leaves no coefficient).
@@ -128,6 +131,8 @@ def feature_probe(
     True
     """
     keys = _check_names(features, test_features, baselines)
+    check_order(features=features, y=y, s=s)
+    check_order(test_features=test_features, test_y=test_y, test_s=test_s)
     prober = Prober(y, s, test_y, test_s, probe=probe, n_refits=n_refits, names=names, random_state=random_state)
     arrays = {name: prober.checked(name, features[name], test_features[name]) for name in keys}
     controls = tuple(name for name in keys if name in CONTROLS) if baselines else ()
@@ -171,9 +176,8 @@ class Prober:
         names: Sequence[str],
         random_state: int,
     ) -> None:
-        if isinstance(names, str) or len(set(names)) != 2 or len(names) != 2:
-            raise DataError(f"Got names={names!r}, but expected two that differ, of the label and the attribute.")
-        self.names = core, spurious = tuple(names)
+        check_settings(probe, n_refits, names, random_state)
+        core, spurious = self.names = (names[0], names[1])
         # As given: categories without rows are groups that a probe misses, and an order of rows is that of an index.
         pairs = [{core: y, spurious: s}, {core: test_y, spurious: test_s}]
         self.y, self.s = label_column(y, core), label_column(s, spurious)
@@ -181,7 +185,7 @@ class Prober:
         groups, self.groups = common_groups(pairs, [len(self.y), len(self.test_y)])
         self.n_values = [len(levels) for levels in groups.levels.values()]
         self.n_per_group = int(groups.counts.min())
-        self.random_state = random_state
+        self.random_state = int(random_state)
         self.probe = _default_probe(n_refits, random_state) if probe is None else probe
         _check_groups(groups, self.groups)
         # Drawn once: all features and both attributes are probed on the same rows.
@@ -227,18 +231,17 @@ class Prober:
             _point(source, d, correct, constant, self.groups)
             for (source, d), correct, constant in zip(self._sources, self._correct, self._constant, strict=True)
         ]
-        core = np.column_stack([correct for correct, _ in self._correct])
-        excess_rng, *chance_rngs = np.random.default_rng(self.random_state).spawn(3)
         places = {source.name: place for place, (source, _) in enumerate(self._sources)}
         for place, (source, _) in enumerate(self._sources):
             against = [places[name] for name in source.against]
             if against:
                 better = max(points[control].core_wga for control in against)
-                worst = _worst_draws(core[:, [place, *against]], self.groups, excess_rng)
-                low, high = _ends(worst[:, 0] - worst[:, 1:].max(axis=1))
+                core, *controls = (self._correct[one][0] for one in (place, *against))
+                low, high = excess_interval(core, controls, np.asarray(self.groups.codes), CONFIDENCE)
                 points[place] = replace(
                     points[place], excess_core=points[place].core_wga - better, excess_low=low, excess_high=high
                 )
+        chance_rngs = np.random.default_rng(self.random_state).spawn(2)
         chance = [
             float(np.nanmin(equal_draws(1 / values, self.groups, DRAWS, rng), axis=1).mean())
             for values, rng in zip(self.n_values, chance_rngs, strict=True)
@@ -254,6 +257,7 @@ class Prober:
             core_chance=chance[0],
             spurious_chance=chance[1],
             confidence=CONFIDENCE,
+            names=self.names,
             probe=" ".join(str(self.probe).split()),
             information=f"group labels ({', '.join(self.names)}) on {len(self.y)} rows",
             selection=self.selection,
@@ -273,6 +277,26 @@ class Prober:
         return np.asarray(probe.predict(Z_test))
 
 
+def check_settings(probe: Any, n_refits: Any, names: Any, random_state: Any) -> None:
+    """Refuse what is no classifier, no numbers, or no two names.
+
+    Raises
+    ------
+    DataError
+        It says which.
+    """
+    try:
+        fine = probe is None or is_classifier(probe)
+    except (AttributeError, TypeError):  # no estimator, or its class
+        fine = False
+    if not fine:
+        raise DataError(f"Got probe={probe!r}, but expected a classifier with scikit-learn's methods, or None.")
+    check_count("n_refits", n_refits, 1)
+    check_count("random_state", random_state, 0)
+    if not isinstance(names, tuple | list) or len(names) != 2 or names[0] == names[1]:
+        raise DataError(f"Got names={names!r}, but expected two that differ, of the label and the attribute.")
+
+
 def _default_probe(n_refits: int, random_state: int) -> Any:
     from .dfr import DFRClassifier
 
@@ -283,6 +307,8 @@ def _check_names(features: Mapping[str, Any], test_features: Mapping[str, Any], 
     for name, given in (("features", features), ("test_features", test_features)):
         if not isinstance(given, Mapping):
             raise DataError(f"Got {name} of type {type(given).__name__}, but expected a dict of arrays by name.")
+        if not all(isinstance(key, str) for key in given):
+            raise DataError(f"Got {name} called {list(given)}, but expected names: {{'epoch 3': array, ...}}.")
     if set(features) != set(test_features):
         raise DataError(
             f"Got features {', '.join(features)} to fit and {', '.join(test_features)} to test, but expected the same."
@@ -336,29 +362,8 @@ def _matrix(name: str, rows: Any, n: int) -> NDArray[Any]:
     return array
 
 
-def _worst_draws(correct: NDArray[np.bool_], groups: GroupLabels, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Plausible worst-group accuracies of some features together, of shape (draws, features).
-
-    Shares of every pattern of right and wrong in a group have a Dirichlet distribution; that of each accuracy alone is
-    then Jeffreys's, beta of k + 1/2 and n - k + 1/2.
-    """
-    count = correct.shape[1]
-    patterns = np.arange(2**count)[:, None] >> np.arange(count) & 1
-    codes = correct @ (1 << np.arange(count))
-    worst = np.full((DRAWS, count), np.inf)
-    for group in np.flatnonzero(groups.counts):
-        sizes = np.bincount(codes[groups.codes == group], minlength=len(patterns))
-        np.minimum(worst, rng.dirichlet(sizes + 1 / len(patterns), size=DRAWS) @ patterns, out=worst)
-    return worst
-
-
 def _is_constant(predicted: NDArray[Any]) -> bool:
     return bool((predicted == predicted[0]).all())
-
-
-def _ends(draws: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
 
 
 def _point(

@@ -96,7 +96,9 @@ class FeatureProbe:
     information, selection : str
         Which labels the probes used, and how their hyperparameters were chosen.
     random_state : int
-        Of the probes, the balancing and the bootstrap.
+        Of the probes, the balancing and the guesses.
+    names : pair of str
+        What the label and the attribute are called.
     """
 
     points: tuple[ProbePoint, ...]
@@ -113,6 +115,7 @@ class FeatureProbe:
     information: str
     selection: str
     random_state: int
+    names: tuple[str, str] = ("y", "s")
 
     @property
     def table(self) -> pd.DataFrame:
@@ -134,13 +137,13 @@ class FeatureProbe:
         return pd.DataFrame(rows).set_index("name")
 
     def accuracies(self) -> pd.DataFrame:
-        """Accuracy of both probes in every group: one row a set of features, attribute and group."""
+        """Accuracy of both probes in every group: one row a set of features, attribute (by its name) and group."""
         import pandas as pd
 
         rows = [
             {"name": point.name, "predicts": predicts, "group": group, "n": n, "accuracy": accuracy}
             for point in self.points
-            for predicts, values in (("y", point.core_accuracies), ("s", point.spurious_accuracies))
+            for predicts, values in zip(self.names, (point.core_accuracies, point.spurious_accuracies), strict=True)
             for (group, n), accuracy in zip(self.groups.items(), values, strict=True)
         ]
         return pd.DataFrame(rows)
@@ -201,7 +204,7 @@ class FeatureProbe:
             {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(point).items()}
             for point in self.points
         ]
-        plain |= {"points": points, "groups": dict(self.groups)}
+        plain |= {"points": points, "groups": dict(self.groups), "names": list(self.names)}
         return {"kind": "FeatureProbe", "schema": 1, "summary": self.summary(), **plain}
 
     @classmethod
@@ -209,7 +212,7 @@ class FeatureProbe:
         """Inverse of :meth:`to_dict`; ``null`` in place of a number is nan."""
         values = {field.name: plain[field.name] for field in fields(cls)}
         values["points"] = tuple(_point(entry) for entry in plain["points"])
-        values["groups"] = dict(plain["groups"])
+        values |= {"groups": dict(plain["groups"]), "names": tuple(plain["names"])}
         return cls(**values)
 
     def plot(self, ax: Any = None) -> Any:
@@ -234,7 +237,8 @@ class FeatureProbe:
         from ..report.probe import write_probe_report
 
         rows = [{"label": label, "test": n} for label, n in self.groups.items()]
-        about = {"features": "the network", "label": "y", "attribute": "s", "version": __version__}
+        label, attribute = self.names
+        about = {"features": "the network", "label": label, "attribute": attribute, "version": __version__}
         write_probe_report({"probe": self.to_dict(), "rows": rows, "provenance": about}, path, title=title)
 
     def _repr_html_(self) -> str:

@@ -11,6 +11,7 @@ from .._random import seeded_rng
 from ..agop.finding import unwrap
 from ..agop.reference_model import reference_model
 from ..exceptions import ModelError
+from .parameters import check_count
 
 __all__ = ["untrained_copy"]
 
@@ -32,6 +33,8 @@ def untrained_copy(model: nn.Module, random_state: int = 0) -> nn.Module:
 
     Raises
     ------
+    DataError
+        A ``random_state`` that is no whole number from 0.
     ModelError
         A parameter whose module has no ``reset_parameters``, by name.
 
@@ -49,6 +52,7 @@ def untrained_copy(model: nn.Module, random_state: int = 0) -> nn.Module:
     >>> torch.equal(fresh.weight, model.weight), torch.equal(fresh.weight, untrained_copy(model).weight)
     (False, True)
     """
+    check_count("random_state", random_state, 0)
     model = unwrap(model)
     reset_by_some = {
         id(parameter)
