@@ -9,6 +9,7 @@ same heads on features of plain training at colour noise .9 (reversed) by two st
 by seed; and if whatever exceeds there the colour-blind ceiling by three sampling errors is better there than at colour
 noise .1, which makes it a predictor that bets against the colour. At label noise .1 FeAT is expected to add nothing.
 Other starts, other rows and heads without further training were added after two seeds, to see where the gain is from.
+The row of ERM for twice as many steps was added then, too: after two seeds had been seen.
 
 - Features, frozen: two layers of 128 ReLUs; ERM (one round of 150 steps), ERM for as many steps as two rounds have,
   FeAT in up to three rounds with the default stop margin, FeAT in two with margin 0, the untrained network. Where the

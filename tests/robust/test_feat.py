@@ -7,8 +7,10 @@ import pickle
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
@@ -16,7 +18,7 @@ from featlearn.exceptions import DataError, FeatlearnWarning, ModelError
 from featlearn.robust.feat import FeATPretrainer
 from featlearn.robust.ood import OODHead
 
-TINY = {"n_rounds": 2, "steps_per_round": 20, "learning_rate": 0.02, "random_state": 0}
+TINY = {"n_rounds": 2, "steps_per_round": 10, "learning_rate": 0.05, "random_state": 0}
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ little_learned = pytest.mark.filterwarnings("ignore:.*less than stop_margin:feat
 @parametrize_with_checks(
     [
         FeATPretrainer(Small(), **TINY),
-        FeATPretrainer(Small(), **{**TINY, "steps_per_round": 40}, batch_size=20),
+        FeATPretrainer(Small(), **TINY, batch_size=20),
     ]
 )
 def test_scikit_learn_contract(estimator, check):
@@ -80,17 +82,21 @@ def own_loss(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 @little_learned
+@pytest.mark.parametrize("normalised", [False, True], ids=["plain", "batch_norm"])
 @pytest.mark.parametrize("classes", [2, 3])
-def test_one_round_is_plain_training_step_for_step(classes):
+def test_one_round_is_plain_training_step_for_step(classes, normalised):
     X, y = two_cues(200, classes)
     alpha, rate, steps = 0.01, 0.02, 15
-    model = FeATPretrainer(
-        network(X.shape[1]), n_rounds=1, steps_per_round=steps, alpha=alpha, learning_rate=rate, random_state=3
-    )
+
+    def made() -> nn.Module:
+        own = network(X.shape[1])
+        return nn.Sequential(own[0], nn.BatchNorm1d(6, dtype=torch.float64), own[1]) if normalised else own
+
+    model = FeATPretrainer(made(), n_rounds=1, steps_per_round=steps, alpha=alpha, learning_rate=rate, random_state=3)
     head = first_head(model, X, y)
     model.fit(X, y)
 
-    featurizer = network(X.shape[1])
+    featurizer = made()
     weights = [*featurizer.parameters(), *head.parameters()]
     optimizer = torch.optim.Adam(weights, lr=rate)
     x, codes = torch.from_numpy(X), torch.from_numpy(y)
@@ -105,8 +111,8 @@ def test_one_round_is_plain_training_step_for_step(classes):
 
     found = [[entry["loss"], *entry["set_losses"]] for entry in model.history_]
     np.testing.assert_allclose(found, losses, rtol=1e-10)
-    for own, expected in zip(model.featurizer_.parameters(), featurizer.parameters(), strict=True):
-        torch.testing.assert_close(own, expected, rtol=1e-7, atol=1e-9)
+    states = model.featurizer_.state_dict(), featurizer.eval().state_dict()
+    torch.testing.assert_close(*states, rtol=1e-7, atol=1e-9)  # running statistics too
     np.testing.assert_allclose(model.get_head()[0], head.weight.detach().numpy(), rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(model.transform(X), featurizer(x).detach().numpy(), rtol=1e-7, atol=1e-9)
 
@@ -197,14 +203,19 @@ def test_the_table_of_rounds_is_that_of_the_masks():
         assert row["accepted"]
 
 
-def test_a_rejected_round_leaves_the_featurizer_bitwise_as_before():
+@pytest.mark.parametrize("normalised", [False, True], ids=["plain", "batch_norm"])
+def test_a_rejected_round_leaves_the_featurizer_bitwise_as_before(normalised):
     X, y = two_cues(400)
-    expected = rounds(1, stop_margin=0.3).fit(X, y)
-    model = rounds(3, stop_margin=0.3).fit(X, y)
+    layers = nn.Sequential(network(X.shape[1]), nn.BatchNorm1d(6, dtype=torch.float64), nn.Dropout(0.1))
+    options = {"featurizer": layers} if normalised else {}
+    expected = rounds(1, stop_margin=0.3).set_params(**options).fit(X, y)
+    model = rounds(3, stop_margin=0.3).set_params(**options).fit(X, y)
     assert model.stop_reason_ == "set accuracy below the margin"
     assert model.n_rounds_ == len(model.heads_) == len(model.masks_) == 1
-    for own, other in zip(model.featurizer_.parameters(), expected.featurizer_.parameters(), strict=True):
-        assert torch.equal(own, other)
+    own, other = model.featurizer_.state_dict(), expected.featurizer_.state_dict()
+    assert own.keys() == other.keys()
+    assert all(torch.equal(own[name], other[name]) for name in own)
+    assert not model.featurizer_.training
     np.testing.assert_array_equal(model.get_head()[0], expected.get_head()[0])
     assert not model.rounds_["accepted"].iloc[-1]
     assert max(entry["round"] for entry in model.history_) == 2
@@ -292,6 +303,52 @@ def test_a_module_is_copied_and_never_changed():
     np.testing.assert_array_equal(first.transform(X[:7]), first.transform(X)[:7])  # in evaluation mode
 
 
+def test_a_network_that_a_function_keeps_is_never_changed_either():
+    X, y = two_cues(100)
+    kept = network(X.shape[1])
+    before = copy.deepcopy(kept.state_dict())
+    rounds(1, steps_per_round=5).set_params(featurizer=lambda generator: kept).fit(X, y)
+    assert all(torch.equal(value, before[name]) for name, value in kept.state_dict().items())
+
+
+@little_learned
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_taken_whatever_the_mode_of_the_caller(mode):
+    X, y = two_cues(100)
+    with mode():
+        inside = rounds(1, steps_per_round=5).fit(torch.from_numpy(X) + 0, y)
+    outside = rounds(1, steps_per_round=5).fit(X, y)
+    np.testing.assert_array_equal(inside.transform(X), outside.transform(X))
+
+
+def test_a_fit_that_fails_leaves_the_one_before_it_whole():
+    X, y = two_cues(100)
+    broken = {"loss": lambda logits, codes: logits.sum() * float("nan"), "n_rounds": 1}
+    model = rounds(1).fit(X, y)
+    before = dict(vars(model))
+    with pytest.raises(DataError, match="not finite"):
+        model.set_params(**broken).fit(X[:, :3], np.arange(100) % 3)
+    after = vars(model)
+    assert {name for name in before if after[name] is not before[name]} == {"loss"}
+    with pytest.raises(DataError, match="not finite"):
+        (new := rounds(1).set_params(**broken)).fit(X, y)
+    with pytest.raises(NotFittedError):
+        new.transform(X)
+
+
+def test_a_loss_sees_the_precision_of_the_features():
+    X, y = two_cues(100, classes=3)
+    weighted = nn.CrossEntropyLoss(weight=torch.ones(3, dtype=torch.float64))
+    found = [rounds(1, loss=loss).fit(X, y).history_[-1]["loss"] for loss in (weighted, "auto")]
+    assert found[0] == pytest.approx(found[1], rel=1e-9)
+
+
+def test_rows_in_different_orders_are_refused():
+    X, y = two_cues(50)
+    with pytest.raises(DataError, match="different orders"):
+        rounds(1).fit(pd.DataFrame(X), pd.Series(y).sample(frac=1, random_state=0))
+
+
 def test_frozen_parameters_stay():
     X, y = two_cues(200)
     frozen = network(X.shape[1])
@@ -325,19 +382,23 @@ def test_the_default_network_has_two_layers_of_256_and_the_precision_of_x():
     assert shapes == [(256, X.shape[1]), (256,), (256, 256), (256,)]
     assert model.transform(X.astype(np.float32)).dtype == np.float32
     assert next(model.fit(X, y).featurizer_.parameters()).dtype == torch.float64
+    half = torch.from_numpy(X).half()  # in which Adam's division by almost nothing is by nothing
+    assert next(model.fit(half, y).featurizer_.parameters()).dtype == torch.float32
+    assert model.transform(half).dtype == torch.float16
 
 
 def test_each_parameter_changes_the_features():
-    X, y = two_cues(400)
-    base = rounds(3, stop_margin=0.0).fit(X, y)
-    assert len(base.history_) == 180
+    X, y = two_cues(200)
+    brief = {"stop_margin": 0.0, "steps_per_round": 20, "learning_rate": 0.08}
+    base = rounds(3, **brief).fit(X, y)
+    assert (base.n_rounds_, len(base.history_)) == (3, 60)
     changes = {
-        "steps_per_round": 61, "retain_weight": 0.5, "keep": "latest", "alpha": 0.1, "learning_rate": 0.02,
+        "steps_per_round": 21, "retain_weight": 0.5, "keep": "latest", "alpha": 0.1, "learning_rate": 0.02,
         "batch_size": 100, "random_state": 1, "loss": lambda logits, codes: (logits - codes).square().mean(),
-        "n_rounds": 1, "stop_margin": 0.4,
+        "n_rounds": 1, "stop_margin": 0.3,
     }  # fmt: skip
     for name, value in changes.items():
-        other = rounds(3, stop_margin=0.0).set_params(**{name: value}).fit(X, y)
+        other = rounds(3, **brief).set_params(**{name: value}).fit(X, y)
         assert not np.allclose(other.transform(X), base.transform(X)), name
 
 

@@ -14,12 +14,14 @@ from scipy.optimize import approx_fprime
 from scipy.special import logsumexp
 from scipy.special import softmax as softmax_of
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from featlearn.datasets.tabular import make_spurious_tabular
 from featlearn.exceptions import ConvergenceWarning, DataError, FeatlearnError, FeatlearnWarning
 from featlearn.robust import head_starts
+from featlearn.robust.environments import EnvironmentRows
 from featlearn.robust.last_layer import install_head
 from featlearn.robust.ood import OODHead
 
@@ -75,7 +77,8 @@ def test_erm_is_logistic_regression_in_which_environments_count_alike(classes):
 )
 def test_history_and_stationarity_of_the_objective_written_as_loops(objective, weight, classes):
     Z, y, environments = data(classes, n=90)
-    head = OODHead(objective, weight, alpha=0.01, max_iter=600, learning_rate=0.03).fit(Z, y, environments)
+    head = OODHead(objective, weight, alpha=0.01, max_iter=600, learning_rate=0.03, tol=1e-6)
+    head.fit(Z, y, environments)
     losses, slopes = losses_and_slopes(head, Z, y, environments)
     last = head.history_[-1]
     np.testing.assert_allclose(last["loss"], losses, rtol=1e-9)
@@ -159,6 +162,18 @@ def test_tol_stops_where_the_gradient_is_small():
     assert OODHead("vrex", 5.0, max_iter=30).fit(Z, y, environments).n_iter_ == 30
 
 
+def test_tol_does_not_stop_group_dro_where_it_starts():
+    """At the minimum for equal shares the gradient is zero, but the shares are to move."""
+    Z, y, environments = data()
+    options = {"group_step": 1.0, "max_iter": 800}
+    stopped, whole = (OODHead("groupdro", tol=tol, **options).fit(Z, y, environments) for tol in (1e-4, 0.0))
+    assert 10 < stopped.n_iter_ < 800
+    np.testing.assert_allclose(stopped.coef_, whole.coef_, atol=0.02)
+    last = stopped.history_[-1]
+    assert max(last["loss"]) - np.dot(last["share"], last["loss"]) < 1e-4
+    assert np.abs(stopped.coef_ - OODHead("erm").fit(Z, y, environments).coef_).max() > 0.1
+
+
 @pytest.mark.filterwarnings("ignore:The head is degenerate:featlearn.exceptions.FeatlearnWarning")
 def test_random_starts_are_small_and_seeded():
     Z, y, environments = data()
@@ -177,10 +192,11 @@ def test_a_fit_that_diverges_says_so():
         OODHead("irm", learning_rate=1e300).fit(1e10 * Z, y, environments)
 
 
-def test_gradients_are_taken_whatever_the_mode_of_the_caller():
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_taken_whatever_the_mode_of_the_caller(mode):
     Z, y, environments = data()
-    with torch.no_grad():
-        inside = OODHead("vrex", max_iter=5).fit(Z, y, environments)
+    with mode():
+        inside = OODHead("vrex", max_iter=5).fit(torch.as_tensor(Z) + 0, y, environments)
     np.testing.assert_array_equal(inside.coef_, OODHead("vrex", max_iter=5).fit(Z, y, environments).coef_)
     assert torch.is_grad_enabled()
 
@@ -283,6 +299,20 @@ def test_the_same_features_with_a_collapsed_head_are_degenerate():
     assert head.degenerate_
 
 
+def test_how_much_logits_vary_counts_rows_by_their_weight_and_environments_alike():
+    Z, y, environments = data()
+    times = np.random.default_rng(1).integers(1, 4, len(y))
+    coef, intercept = torch.tensor([[0.3, -0.2, 0.1]], dtype=torch.float64), torch.tensor([0.5], dtype=torch.float64)
+    rows = EnvironmentRows.of(Z, y, environments, 2, times.astype(float), split=False)
+    logits = Z @ coef[0].numpy()
+    shares = [np.repeat(logits[environments == e], times[environments == e]) for e in (0, 1)]
+    mean = np.mean([part.mean() for part in shares])
+    expected = np.mean([((part - mean) ** 2).mean() for part in shares]) ** 0.5
+    assert rows.spread(coef, intercept) == pytest.approx(expected, rel=1e-12)
+    several = torch.cat([torch.zeros_like(coef), coef])  # two logits, of which the difference is the one above
+    assert rows.spread(several, torch.zeros(2, dtype=torch.float64)) == pytest.approx(expected / 2, rel=1e-12)
+
+
 # --- one environment --------------------------------------------------------------------------------------------------
 
 
@@ -292,7 +322,7 @@ def test_one_environment_is_told_and_variance_and_group_dro_are_erm():
     assert erm.environments_.tolist() == ["all"]
     for objective, words in (("vrex", "variance"), ("groupdro", "is ERM"), ("irm", "compares nothing")):
         with pytest.warns(FeatlearnWarning, match=words):
-            head = OODHead(objective, 10.0, max_iter=500).fit(Z, y)
+            head = OODHead(objective, 10.0, max_iter=100).fit(Z, y)
         close = np.abs(head.coef_ - erm.coef_).max() < 1e-3
         assert close == (objective != "irm")
 
@@ -329,6 +359,8 @@ def test_kinds_and_precisions_of_features():
         answer = getattr(head, method)(torch.as_tensor(Z))
         assert isinstance(answer, torch.Tensor)
         np.testing.assert_array_equal(answer.numpy(), getattr(head, method)(Z))
+        if method != "predict":
+            assert getattr(head, method)(torch.as_tensor(Z, dtype=torch.float32)).dtype == torch.float32
     single = OODHead(**options).fit(Z.astype(np.float32), y, environments)
     assert single.coef_.dtype == np.float32
     np.testing.assert_allclose(single.coef_, head.coef_, atol=1e-4)
@@ -394,6 +426,8 @@ def test_a_report_must_say_how_the_head_was_chosen():
     assert report.mean_accuracy_test == pytest.approx(head.score(Z, y))
     with pytest.raises(DataError, match="selection"):
         head.report(Z, y, (y, s), selection="the best one")
+    with pytest.raises(NotFittedError):
+        OODHead().report(Z, y, (y, s), selection="none")
     told = head.report(torch.as_tensor(Z), torch.as_tensor(y), (y, s), selection="none", information="colour", n_boot=9)
     assert told.information == "colour"
     assert OODHead("erm").fit(Z, y).report(Z, y, (y, s), selection="none", n_boot=9).information == "none"
@@ -457,7 +491,7 @@ def test_group_dro_takes_groups_of_one_class_as_environments():
     Z, y, s = rows.train.X, rows.train.y, rows.train.s
     worst = {}
     for name, environments in {"erm": y * 0, "groupdro": 2 * y + s}.items():
-        head = OODHead(name, max_iter=1500, random_state=0).fit(Z, y, environments)
+        head = OODHead(name, max_iter=400, group_step=1.0).fit(Z, y, environments)
         worst[name] = rows.exact.linear_group_accuracy(head.coef_, head.intercept_).min()
     assert worst["erm"] < 0.75
     assert worst["groupdro"] > 0.9  # .933 is the best there is
@@ -476,9 +510,38 @@ def test_bad_environments_are_refused():
         head.fit(Z, y, np.where(environments == 0, np.nan, 1.0))
     with pytest.raises(DataError, match="environments of shape"):
         head.fit(Z, y, np.stack([environments, environments], axis=1))
+    with pytest.raises(DataError, match="different kinds"):
+        head.fit(Z, y, np.array([1, "a", *environments[2:]], dtype=object))
     weights = np.where((environments == 1) & (y == 0), 0.0, 1.0)
     with pytest.raises(DataError, match="in environment 1"):
         head.fit(Z, y, environments, sample_weight=weights)
+
+
+def test_rows_in_different_orders_are_refused():
+    Z, y, environments = data()
+    table, mixed = pd.DataFrame(Z), pd.Series(environments).sample(frac=1, random_state=0)
+    with pytest.raises(DataError, match="different orders"):
+        OODHead("erm").fit(table, y, mixed)
+    head = OODHead("erm").fit(table, y, environments)
+    with pytest.raises(DataError, match="different orders"):
+        head.report(table, pd.Series(y).loc[mixed.index], environments, selection="none")
+
+
+def test_a_fit_that_fails_leaves_the_one_before_it_whole():
+    Z, y, environments = data()
+    head = OODHead("erm").fit(Z, y, environments)
+    before = dict(vars(head))
+    head.set_params(objective="irm", learning_rate=1e300)
+    with pytest.raises(FeatlearnError, match="learning_rate"):
+        head.fit(1e10 * Z[:, :2], y, environments)
+    with pytest.raises(DataError, match="missing"):
+        head.fit(Z[:, :2], y, np.where(environments == 0, np.nan, 1.0))
+    after = vars(head)
+    assert {name for name in before if after[name] is not before[name]} == {"objective", "learning_rate"}
+    with pytest.raises(FeatlearnError, match="learning_rate"):
+        (new := clone(head)).fit(1e10 * Z, y, environments)
+    with pytest.raises(NotFittedError):
+        new.predict(Z)
 
 
 def test_starts_that_do_not_fit_are_refused():

@@ -30,12 +30,13 @@ def grid(nodes: int = 16):
     return Z[there], y[there], environments[there], weights[there]
 
 
-def fitted(objective: str, weight: float = 0.0, **options):
+def fitted(objective: str, weight: float | tuple[float, float] = 0.0, **options):
     Z, y, environments, weights = grid()
-    head = OODHead(objective, weight, alpha=0.0, **({"max_iter": 800, "learning_rate": 0.02} | options))
+    head = OODHead(objective, weight, alpha=0.0, **({"max_iter": 800, "learning_rate": 0.02, "tol": 1e-7} | options))
     return head.fit(Z, y, environments, sample_weight=weights)
 
 
+# By another quadrature (a grid of 161 x 161) and another minimiser (Nelder-Mead, p raised in steps from the ERM head).
 TABLE = [
     ("erm", 0.0, 0.687, 0.8168),
     ("irm", 1e1, 0.652, 0.8257),
@@ -47,16 +48,17 @@ TABLE = [
     ("vrex", 1e4, 0.0067, 0.9325),
     ("irmx", 1e2, 0.277, 0.8996),
     ("irmx", 1e4, 0.0057, 0.9326),
+    ("irmx", (1e4, 1e2), 0.0316, 0.9297),
     ("groupdro", 0.0, 0.4838, 0.8605),
 ]
 
 
 @pytest.mark.parametrize(("objective", "weight", "spurious", "accuracy"), TABLE)
 def test_spurious_coefficient_and_minority_accuracy_of_the_population_optimum(objective, weight, spurious, accuracy):
-    head = fitted(objective, weight, **({"max_iter": 1500} if objective == "groupdro" else {}))
+    head = fitted(objective, weight, group_step=1.0)
     u, v = head.coef_[0]
-    assert v == pytest.approx(spurious, abs=0.01)
-    assert norm.cdf((u * CORE - v * SPURIOUS) / np.hypot(u, v)) == pytest.approx(accuracy, abs=0.003)
+    assert v == pytest.approx(spurious, abs=0.005)
+    assert norm.cdf((u * CORE - v * SPURIOUS) / np.hypot(u, v)) == pytest.approx(accuracy, abs=0.001)
     assert not head.degenerate_
     assert abs(head.intercept_[0]) < 0.01  # the classes are alike
 

@@ -172,7 +172,10 @@ def test_adding_a_constant_to_all_logits_of_a_row_changes_nothing(shift, seed):
 def test_weights_of_penalties_follow_the_objective():
     names = ("erm", "groupdro", "irm", "vrex", "irmx")
     assert [penalty_weights(name, 7.0) for name in names] == [(0, 0), (0, 0), (7, 0), (0, 7), (7, 7)]
-    assert penalty_weights("irmx", (3.0, 5.0)) == (3.0, 5.0)
+    assert penalty_weights("irmx", (3.0, 5.0)) == penalty_weights("irmx", [3, 5]) == (3.0, 5.0)
+    for name, weight in (("irm", (3.0, 5.0)), ("irmx", (3.0,)), ("vrex", "much"), ("irmx", (1.0, -1.0)), ("erm", -1.0)):
+        with pytest.raises(DataError, match="penalty_weight"):
+            penalty_weights(name, weight)
 
 
 @pytest.mark.parametrize(

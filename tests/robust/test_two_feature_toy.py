@@ -163,6 +163,7 @@ def test_results_as_frame_and_dictionary():
         ({"label_noise": 0.0}, "label_noise"),
         ({"spurious_noise": ()}, "spurious_noise"),
         ({"spurious_noise": (0.1, 1.0)}, "spurious_noise"),
+        ({"spurious_noise": ("much",)}, "spurious_noise"),
         ({"n_filters": 0}, "n_filters"),
         ({"init_scale": -1.0}, "init_scale"),
         ({"random_state": -1}, "random_state"),
@@ -181,6 +182,9 @@ def test_bad_problems_are_refused(options, message):
         ({"pretrain_steps": -1}, "pretrain_steps"),
         ({"n_rounds": 1.5}, "n_rounds"),
         ({"penalty_weight": -1.0}, "penalty_weight"),
+        ({"penalty_weight": (1.0, 2.0)}, "irmx"),
+        ({"objective": "irmx", "penalty_weight": (1.0, 2.0, 3.0)}, "pair"),
+        ({"objective": "irm", "penalty_weight": "much"}, "penalty_weight"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"retain_weight": float("nan")}, "retain_weight"),
     ],
@@ -188,3 +192,27 @@ def test_bad_problems_are_refused(options, message):
 def test_bad_training_is_refused(options, message):
     with pytest.raises(DataError, match=message):
         TwoFeatureToy().train(**options)
+
+
+@pytest.mark.parametrize(
+    ("weights", "noise", "message"),
+    [(np.zeros((3, 2)), 0.9, r"weights of shape \(3, 2\)"), (np.zeros((20, 2)), 1.9, "probability")],
+    ids=["shape", "noise"],
+)
+def test_accuracies_of_no_network_and_in_no_environment_are_refused(weights, noise, message):
+    with pytest.raises(DataError, match=message):
+        TwoFeatureToy().accuracy(weights, noise)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_taken_whatever_the_mode_of_the_caller(mode):
+    with mode():
+        inside = TwoFeatureToy().train("irm", 3)
+    np.testing.assert_array_equal(inside.weights, TwoFeatureToy().train("irm", 3).weights)
+
+
+def test_one_environment_may_be_a_number_and_a_pair_of_weights_a_list():
+    toy = TwoFeatureToy(spurious_noise=0.1)
+    assert toy == TwoFeatureToy(spurious_noise=(0.1,))
+    pair = [TwoFeatureToy().train("irmx", 3, penalty_weight=kind((10.0, 2.0))).weights for kind in (list, tuple)]
+    np.testing.assert_array_equal(*pair)
