@@ -75,7 +75,7 @@ def test_a_head_from_near_zero_ends_near_zero_in_the_population(objective):
 @pytest.mark.parametrize(("objective", "spurious"), [("vrex", 0.0067), ("groupdro", 0.4838)])
 def test_vrex_and_group_dro_end_where_they_end_from_erm(objective, spurious):
     Z, y, environments, weights = population()
-    head = OODHead(objective, 1e4, alpha=0.0, init="given", max_iter=1000, learning_rate=0.02)
+    head = OODHead(objective, 1e4, alpha=0.0, init="given", max_iter=1000, learning_rate=0.02, group_step=1.0, tol=1e-7)
     head.fit(Z, y, environments, sample_weight=weights, coef_init=[0.01, 0.02])
     assert head.coef_[0, 1] == pytest.approx(spurious, abs=0.02)
     assert not head.degenerate_

@@ -45,7 +45,7 @@ def accuracies(head):
 def test_accuracy_and_loss_in_training_environments_fall_where_the_minority_gains(objective):
     Z, y, environments, weights = population()
     heads = [OODHead("erm", alpha=0.0).fit(Z, y, environments, sample_weight=weights)] + [
-        OODHead(objective, p, alpha=0.0, max_iter=600, learning_rate=0.02).fit(
+        OODHead(objective, p, alpha=0.0, max_iter=600, learning_rate=0.02, tol=1e-7).fit(
             Z, y, environments, sample_weight=weights
         )
         for p in (10.0, 1e2, 1e4)

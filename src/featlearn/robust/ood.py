@@ -106,12 +106,13 @@ class OODHead(ClassifierMixin, BaseEstimator):
 
     Notes
     -----
-    A step costs ``4 n d K + 4 n E`` flops (K = 1 for two classes).
+    A step costs ``4 n d K + 8 n E`` flops (K = 1 for two classes).
 
     Logits of zero satisfy IRMv1 exactly, and beside them lies a local minimum with logits of size 1/p, behind a barrier
-    whose height grows with p. With ``penalty_weight=1e4`` a head that starts from small random coefficients stays there
-    for more than a thousand steps, and its accuracy is noise. A head that starts from ERM, or from the mean of heads of
-    :class:`~featlearn.robust.feat.FeATPretrainer`, does not go there.
+    whose height grows with p. With ``penalty_weight=1e4`` a head that starts from small random coefficients is still
+    there after hundreds of steps, with an accuracy that is noise, and short of the other minimum after thousands. A
+    head that starts from ERM, or from the mean of heads of :class:`~featlearn.robust.feat.FeATPretrainer`, does not go
+    there.
     V-REx and group DRO do not depend on the start. Group DRO converges to the ERM solution of its worst environment;
     its environments may have one class each, and are usually the groups (y, s): ``fit(Z, y, 2 * y + s)``. A head cannot
     add features: where the invariant feature is not in Z, no objective finds it. With many columns of noise the
