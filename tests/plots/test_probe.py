@@ -52,6 +52,8 @@ def test_plane_joins_the_epochs_in_order_and_crosses_the_controls() -> None:
     diagonal = ax.lines[0]
     np.testing.assert_array_equal(diagonal.get_xdata(), diagonal.get_ydata())
     assert [text.get_text() for text in ax.texts] == ["epoch 0", "epoch 3", "epoch 2", "epoch 1"]
+    (ax,) = plot_probe(result(PIXELS, point("on the cross", 0.78, 0.985), point("apart", 0.4, 0.5)).to_dict(), ax)
+    assert [text.get_text() for text in ax.texts][4:] == ["apart"]
     low, high = ax.get_xlim()
     assert low < 0.6
     assert high > 1.0

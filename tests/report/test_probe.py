@@ -115,6 +115,12 @@ def test_of_many_dots_the_first_and_the_last_are_named(tmp_path) -> None:
     assert page.of_class("dot-name") == ["pixels", "init", "epoch 0", "epoch 11"]
 
 
+def test_names_do_not_stand_on_each_other(tmp_path) -> None:
+    near = [point("epoch 1", 0.71, 0.955), point("epoch 2", 0.85, 0.955)]
+    page = read(tmp_path, told(*CONTROLS, *near))
+    assert page.of_class("dot-name") == ["pixels", "init", "epoch 2"]
+
+
 def test_missing_baselines_are_said_and_names_are_escaped(tmp_path) -> None:
     content = told(point("<b>bold</b>", 0.8, 0.9))
     page = read(tmp_path, content)

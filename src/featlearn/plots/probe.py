@@ -103,7 +103,7 @@ def _name_all(ax: Axes, points: Sequence[Point], lines: Sequence[Sequence[Point]
     ends = [point for line in lines for point in (line[0], line[-1])[: len(line)]]
     short = [point for line in lines if len(lines) == 1 and len(line) <= _MOST_NAMED for point in line[-2:0:-1]]
     inits = [point for point in points if point["control"] == "init"] if len(lines) == 1 else []
-    placed: list[tuple[float, float]] = []
+    placed = [(point["spurious_wga"], point["core_wga"]) for point in points if point["control"] == "pixels"]
     for point in [*ends, *short, *(inits if len(inits) > 1 else [])]:
         x, y = point["spurious_wga"], point["core_wga"]
         if any(abs(x - other_x) < 0.2 * span and abs(y - other_y) < 0.05 * span for other_x, other_y in placed):

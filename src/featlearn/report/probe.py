@@ -24,6 +24,7 @@ PARTS = ("probe", "rows", "provenance")
 CONTROLS = {"pixels": "raw input", "init": "untrained network"}
 KINDS = ("core", "spurious")
 MOST_NAMED = 8
+LETTER, LINE = 1.5, 4.0  # width and height of a letter beside a dot, in percent of the plane
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def write_probe_report(told: Mapping[str, Any], path: str | PathLike[str], *, ti
     scale = Scale(0.0, 1.0)
     lowest = min(number(point[f"{kind}_wga"]) for point in points for kind in KINDS)
     plane = Scale(max(0.0, math.floor(10 * lowest - 0.5) / 10), 1.0)
+    dots = [_dot(point, plane) for point in points]
     page = {
         "title": title or "Is the right feature in the network?",
         "about": told["provenance"],
@@ -85,9 +87,9 @@ def write_probe_report(told: Mapping[str, Any], path: str | PathLike[str], *, ti
         "scale": scale,
         "tracks": {point["name"]: [_track(kind, point, points, scale) for kind in KINDS] for point in points},
         "plane": plane,
-        "dots": [_dot(point, plane) for point in points],
+        "dots": dots,
         "lines": _lines(points, plane),
-        "named": _named(points),
+        "named": _named(dots),
         "chance": {kind: scale.at(number(probe[f"{kind}_chance"])) for kind in KINDS},
         "values": _value_table(points, told["provenance"]),
         "used": _rows_table(told["rows"]),
@@ -135,11 +137,17 @@ def _lines(points: Sequence[Mapping[str, Any]], scale: Scale) -> list[str]:
     return ["M" + "L".join(places) for places in joined.values() if len(places) > 1]
 
 
-def _named(points: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Names that are written beside their dots: all of a few, else controls, the first and the last."""
-    shown = [point["name"] for point in points if not point["control"]]
+def _named(dots: Sequence[Dot]) -> set[str]:
+    """Names beside dots: all of a few, else controls, the first and the last; none over one that is there."""
+    shown = [dot for dot in dots if not dot.control]
     few = shown if len(shown) <= MOST_NAMED else [shown[0], shown[-1]]
-    return {point["name"] for point in points if point["control"]} | set(few)
+    placed: dict[str, tuple[float, float, float]] = {}  # left end, right end, height
+    for dot in [*(dot for dot in dots if dot.control), *few]:
+        width = LETTER * len(dot.name)
+        start = dot.x - width if dot.x > 70 else dot.x  # the side on which the page writes it
+        if all(abs(dot.y - y) > LINE or start > right or left > start + width for left, right, y in placed.values()):
+            placed[dot.name] = (start, start + width, dot.y)
+    return set(placed)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
