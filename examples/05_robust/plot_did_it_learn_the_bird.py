@@ -84,10 +84,10 @@ axes = probe.plot()
 print(probe.summary())
 
 # %%
-# After three passes the item is told better than from raw pixels; then the network turns to the stripes, which
-# linear heads cannot tell from pixels because their phase is random, and the item is told worse than from raw
-# pixels. So early features would have served better here; a single score of the trained network would not have
-# shown it.
+# After three passes the item reads better than from raw pixels, after fifteen worse, while the stripes come in, which
+# linear heads cannot tell from pixels because their phase is random. With a hundred rows a group neither difference
+# from pixels is certain, as the summary says; that the network turned from the item to the stripes is plain. Early
+# features would have served better here, which a single score of the trained network would not have shown.
 #
 # A new last layer
 # ----------------

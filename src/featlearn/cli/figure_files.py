@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 import typer
 
+from ..report.files import moved_to
 from .output_files import check_writable
 
 if TYPE_CHECKING:
@@ -33,10 +33,5 @@ def check_figure(path: Path, option: str) -> None:
 
 def write_figure(figure: Figure, path: Path) -> None:
     """Write a figure whole or not at all; its kind follows from its name."""
-    beside = path.with_name(f".{path.name[:100]}.{uuid4().hex}.tmp")
-    try:
+    with moved_to(path) as beside:
         figure.savefig(beside, format=path.suffix[1:].lower(), dpi=150)
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
 from safetensors.torch import save_file, save_model
 from torch import nn
 
+from ..report.files import moved_to
 from ..robust.dfr import DFRClassifier
 from ..robust.last_layer import as_linear, install_head
 
@@ -48,7 +48,8 @@ def save_head(head: DFRClassifier, path: Path, about: Mapping[str, Any]) -> None
         "intercept": torch.from_numpy(head.raw_intercept_).contiguous(),
     }
     metadata = _metadata({"kind": "featlearn last layer", "formula": FORMULA, **about})
-    _beside(path, lambda place: save_file(tensors, place, metadata))
+    with moved_to(path) as beside:
+        save_file(tensors, str(beside), metadata)
 
 
 def save_network(network: nn.Module, head: DFRClassifier, batch: Any, path: Path, about: Mapping[str, Any]) -> None:
@@ -79,18 +80,9 @@ def save_network(network: nn.Module, head: DFRClassifier, batch: Any, path: Path
     """
     retrained = install_head(network, head, batch=batch)
     metadata = _metadata({"kind": "featlearn network with a new last layer", **about})
-    _beside(path, lambda place: save_model(retrained, place, metadata))
+    with moved_to(path) as beside:
+        save_model(retrained, str(beside), metadata)
 
 
 def _metadata(about: Mapping[str, Any]) -> dict[str, str]:
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
-
-
-def _beside(path: Path, write: Callable[[str], object]) -> None:
-    beside = path.with_name(f".{path.name[:100]}.{uuid4().hex}.tmp")
-    try:
-        write(str(beside))
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise

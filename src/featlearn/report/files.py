@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html import escape
 from os import PathLike
 from pathlib import Path
@@ -12,7 +14,7 @@ from uuid import uuid4
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["atomic_write", "write_table"]
+__all__ = ["atomic_write", "moved_to", "write_table"]
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -66,12 +68,18 @@ def atomic_write(path: str | PathLike[str], text: str) -> None:
     if place.exists() and not place.is_file():
         place.write_text(text, encoding="utf-8")
         return
+    with moved_to(place) as beside, beside.open("x", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())  # or a crash soon after could leave the new name on an empty file
+
+
+@contextmanager
+def moved_to(place: Path) -> Iterator[Path]:
+    """A free name beside ``place``, moved there at the end of the block; after an exception nothing is left of it."""
     beside = place.with_name(f".{place.name[:100]}.{uuid4().hex}.tmp")
     try:
-        with beside.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())  # or a crash soon after could leave the new name on an empty file
+        yield beside
         beside.replace(place)
     except BaseException:
         beside.unlink(missing_ok=True)
