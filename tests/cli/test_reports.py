@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -163,7 +164,9 @@ def test_control_c_ends_a_run_with_what_was_measured(folder) -> None:
     stop = 'Path("waiting").touch(); time.sleep(60)'
     (folder / "slow.py").write_text(SLOW.format(stop=stop), encoding="utf-8")
     command = [sys.executable, "-m", "featlearn", "measure", "nets:mlp", "--data", "slow:loader", "--json", "r.json"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    # What runs in the background of a shell ignores Ctrl-C, and so would its children.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heard) as process:
         deadline = time.monotonic() + 60
         while not (folder / "waiting").exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
