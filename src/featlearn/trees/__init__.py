@@ -1,0 +1,1 @@
+"""Small decision trees on learned features."""
