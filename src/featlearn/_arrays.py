@@ -1,4 +1,4 @@
-"""The one door for data: numpy, pandas, torch or lists in, a tensor out, and the way back."""
+"""The one door for data: numpy, pandas, torch or lists in, a tensor or an array out, and the way back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .exceptions import DataError
 
-__all__ = ["Restore", "as_tensor"]
+__all__ = ["Restore", "as_tensor", "like", "plain"]
 
 
 class Restore(Protocol):
@@ -72,6 +72,19 @@ def as_tensor(
         array = _plain_array(X, name)
         tensor, restore = _array_tensor(array, name), _array_restorer(array.dtype)
     return _checked(tensor, name, dtype, min_rank, finite), restore
+
+
+def plain(values: Any) -> Any:
+    """For what computes in numpy: a tensor, of any device and precision, as an array; anything else as it is."""
+    if not isinstance(values, torch.Tensor):
+        return values
+    return (values.double() if values.is_floating_point() else values).detach().cpu().numpy()
+
+
+def like(X: Any, values: NDArray[Any]) -> Any:
+    """Results for rows X: a tensor on the device of a tensor, except for words; an array for anything else."""
+    told = isinstance(X, torch.Tensor) and values.dtype.kind in "biuf"
+    return torch.from_numpy(values).to(X.device) if told else values
 
 
 def _checked(tensor: torch.Tensor, name: str, dtype: torch.dtype | None, min_rank: int, finite: bool) -> torch.Tensor:

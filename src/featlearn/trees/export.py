@@ -1,0 +1,216 @@
+"""A fitted tree as rules in words, and as plain values from which it predicts the same again."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import sklearn
+from sklearn.utils.validation import check_is_fitted
+
+from .. import __version__
+from ..exceptions import DataError
+from .features import FeatureMap, LinearMap, PrototypeMap
+from .inputs import Inputs
+from .rules import Rule, rules_of
+from .tree import Tree
+
+if TYPE_CHECKING:
+    from .estimators import FeatureTreeBase
+
+__all__ = ["FORMAT", "tree_from_dict", "tree_to_dict", "tree_to_text"]
+
+FORMAT, VERSION = "featlearn tree", 1
+UNITS = ("original", "standardized")
+SHARES = 3  # classes that a leaf tells, the most frequent ones
+
+
+def tree_to_dict(fitted: FeatureTreeBase) -> dict[str, Any]:
+    """Plain values, ready for JSON: see :meth:`FeatureTreeClassifier.export_dict`."""
+    check_is_fitted(fitted)
+    tree, rules, names = fitted.tree_, rules_of(fitted.map_, fitted.inputs_), fitted.input_names_
+    classes = getattr(fitted, "classes_", None)
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "task": "regression" if classes is None else "classification",
+        "units": "original",
+        "features": list(names),
+        "outputs": list(fitted.output_names_),
+        "classes": None if classes is None else classes.tolist(),
+        "nodes": [_node(tree, rules, names, node) for node in range(tree.n_nodes)],
+        "importances": fitted.feature_importances_.tolist(),
+        "selection": fitted.selection_,
+        "predict_mode": "fuzzy" if fitted.fuzzy_bandwidth_ else "crisp",
+        "bandwidth": fitted.fuzzy_bandwidth_,
+        "exact": _exact(fitted),
+        "versions": {
+            "featlearn": __version__,
+            "numpy": np.__version__,
+            "scikit-learn": sklearn.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _node(tree: Tree, rules: list[Rule], names: tuple[str, ...], node: int) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "id": node,
+        "left": None,
+        "right": None,
+        "n": float(tree.n_node_weight[node]),
+        "value": tree.value[node].tolist(),
+        "gain": float(tree.gain[node]),
+        "impurity": float(tree.impurity[node]),
+    }
+    if tree.is_leaf[node]:
+        return told
+    feature = int(tree.feature[node])
+    rule = rules[feature]
+    return told | {
+        "left": int(tree.children_left[node]),
+        "right": int(tree.children_right[node]),
+        "feature": feature,
+        "rule": rule.kind,
+        "terms": [[names[i], weight] for i, weight in zip(rule.inputs, rule.weights, strict=True)],
+        "centers": list(rule.centers),
+        "threshold": float(tree.threshold[node]) + rule.offset,
+        "standardized": {
+            "weights": list(rule.standardized_weights),
+            "centers": list(rule.standardized_centers),
+            "threshold": float(tree.threshold[node]),
+        },
+    }
+
+
+def _exact(fitted: FeatureTreeBase) -> dict[str, Any]:
+    """What predictions are computed from, number for number."""
+    features, inputs = fitted.map_, fitted.inputs_
+    kinds = {LinearMap: "linear", PrototypeMap: "prototype"}
+    if type(features) not in kinds:
+        raise DataError(
+            f"Got features of type {type(features).__name__}, but a file can only hold linear and prototype features. "
+            "Pickle the estimator instead."
+        )
+    classes = getattr(fitted, "classes_", None)
+    return {
+        "inputs": {"mean": inputs.mean.tolist(), "scale": inputs.scale.tolist(), "kept": inputs.kept.tolist()},
+        "map": {"kind": kinds[type(features)], "parameters": [array.tolist() for array in features.parameters]},
+        "tree": {field.name: _numbers(getattr(fitted.tree_, field.name)) for field in fields(Tree)},
+        "classes_dtype": None if classes is None else classes.dtype.str,
+        "named": hasattr(fitted, "feature_names_in_"),
+        "one_output": fitted.one_output_,
+    }
+
+
+def _numbers(array: Any) -> Any:
+    """Lists, with None for NaN, which JSON does not know."""
+    return [None if value != value else value for value in array.tolist()] if array.ndim == 1 else array.tolist()
+
+
+def tree_from_dict(fitted: FeatureTreeBase, told: Mapping[str, Any]) -> None:
+    """Give a new estimator what :func:`tree_to_dict` told of another.
+
+    Raises
+    ------
+    DataError
+        If it is no such thing, of a later version, or of the other task.
+    """
+    if not isinstance(told, Mapping) or told.get("format") != FORMAT:
+        raise DataError("Got no exported tree, but expected what export_dict() returned.")
+    if told["version"] > VERSION:
+        raise DataError(f"Got a tree of format {told['version']}, but this featlearn reads up to {VERSION}. Update it.")
+    task = "classification" if hasattr(fitted, "predict_proba") else "regression"
+    if told["task"] != task:
+        raise DataError(f"Got a tree for {told['task']}, but {type(fitted).__name__} is for {task}. Use the other one.")
+    exact = told["exact"]
+    columns = exact["inputs"]
+    inputs = Inputs(np.array(columns["mean"]), np.array(columns["scale"]), np.array(columns["kept"], dtype=bool))
+    parameters = tuple(np.array(part, np.float64) for part in exact["map"]["parameters"])
+    features: FeatureMap = {"linear": LinearMap, "prototype": PrototypeMap}[exact["map"]["kind"]](*parameters)
+    template = {field.name: exact["tree"][field.name] for field in fields(Tree)}
+    kinds = {"children_left": np.int32, "children_right": np.int32, "feature": np.int32}
+    tree = Tree(**{name: np.array(values, kinds.get(name, np.float64)) for name, values in template.items()})
+    classes = None if told["classes"] is None else np.array(told["classes"], dtype=exact["classes_dtype"])
+    fitted.n_features_in_ = len(inputs.mean)
+    if exact["named"]:
+        fitted.feature_names_in_ = np.array(told["features"], dtype=object)
+    fitted.selection_ = told["selection"]
+    fitted.fuzzy_bandwidth_ = told["bandwidth"]
+    fitted.one_output_ = exact["one_output"]
+    fitted.output_names_ = tuple(told["outputs"])
+    fitted._store_tree(inputs, features, tree, classes)
+
+
+def tree_to_text(
+    told: Mapping[str, Any], *, units: str = "original", decimals: int = 3, max_terms: int | None = 6
+) -> str:
+    """Nested rules: see :meth:`FeatureTreeClassifier.export_text`."""
+    if units not in UNITS:
+        raise DataError(f"Got units={units!r}, but expected one of {', '.join(map(repr, UNITS))}.")
+    if not isinstance(decimals, int) or decimals < 1:
+        raise DataError(f"Got decimals={decimals!r}, but expected a whole number of at least 1.")
+    if max_terms is not None and (not isinstance(max_terms, int) or max_terms < 1):
+        raise DataError(f"Got max_terms={max_terms!r}, but expected a whole number of at least 1, or None for all.")
+    lines: list[str] = []
+
+    def write(place: int, indent: str) -> None:
+        node = told["nodes"][place]
+        rows = f"   (n = {node['n']:.6g})"
+        if node["left"] is None:
+            lines.append(f"{indent}{_leaf(told, node, decimals)}{rows}")
+            return
+        lines.append(f"{indent}if {rule_text(node, units, decimals, max_terms)}:{rows}")
+        write(node["right"], indent + "    ")
+        lines.append(f"{indent}else:")
+        write(node["left"], indent + "    ")
+
+    write(0, "")
+    return "\n".join(lines)
+
+
+def rule_text(node: Mapping[str, Any], units: str = "original", decimals: int = 3, max_terms: int | None = 6) -> str:
+    """The condition under which a row goes right."""
+
+    def number(value: float) -> str:
+        return f"{value:.{decimals}g}"
+
+    names, weights = [name for name, _ in node["terms"]], [weight for _, weight in node["terms"]]
+    centers, threshold = node["centers"], node["threshold"]
+    if units == "standardized":
+        weights, centers, threshold = (node["standardized"][key] for key in ("weights", "centers", "threshold"))
+    if node["rule"] == "other":
+        return f"feature_{node['feature']} > {number(threshold)}"
+    shown = len(weights) if max_terms is None else min(max_terms, len(weights))
+    if node["rule"] == "prototype":
+        parts = [
+            f"{number(w * w)}*({name} - {number(p)})^2"
+            for name, w, p in zip(names[:shown], weights[:shown], centers[:shown], strict=True)
+        ]
+        text, compare, threshold = " + ".join(parts), "<", -threshold
+    else:
+        parts = [f"{number(abs(w))}*{name}" for name, w in zip(names[:shown], weights[:shown], strict=True)]
+        signs = ["-" if w < 0 else "+" for w in weights[:shown]]
+        text = ("-" if signs[0] == "-" else "") + parts[0]
+        text += "".join(f" {sign} {part}" for sign, part in zip(signs[1:], parts[1:], strict=True))
+        compare = ">"
+    hidden = len(weights) - shown
+    text += f" + {hidden} smaller term{'s' if hidden > 1 else ''}" if hidden else ""
+    return f"{text} {compare} {number(threshold)}"
+
+
+def _leaf(told: Mapping[str, Any], node: Mapping[str, Any], decimals: int) -> str:
+    values = node["value"]
+    if told["task"] == "regression":
+        return "value: " + ", ".join(
+            f"{value:.{decimals}g}" if len(values) == 1 else f"{name} {value:.{decimals}g}"
+            for name, value in zip(told["outputs"], values, strict=True)
+        )
+    order = sorted(range(len(values)), key=lambda k: -values[k])
+    shown = [k for k in order[:SHARES] if values[k] > 0]
+    text = ", ".join(f"{told['outputs'][k]} {values[k]:.{decimals}g}" for k in shown)
+    rest = sum(values[k] for k in order[len(shown) :])
+    return f"class: {text}" + (f", others {rest:.{decimals}g}" if rest > 0 else "")
