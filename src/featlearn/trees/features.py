@@ -53,7 +53,7 @@ class FeatureMap(Protocol):
         """The same features in units of their standard deviation over the weighted rows."""
 
     def keep_largest(self, s: int) -> Self:
-        """All but the s largest weights of each feature set to zero and frozen."""
+        """All but the s largest weights of each feature set to zero; all zeros are frozen."""
 
     def select(self, rows: NDArray[np.integer]) -> Self:
         """These features, in this order."""
@@ -68,7 +68,8 @@ class LinearMap:
     weights : array of shape (q, d)
         W, per standard deviation of the inputs.
     support : bool array of shape (q, d), optional
-        False where a weight is frozen at zero; by default nothing is, so that a zero of ``weights`` may move.
+        False where a weight is frozen at zero; by default nothing is, so that a zero of ``weights`` may move until
+        :meth:`keep_largest` freezes it.
 
     Notes
     -----
@@ -128,8 +129,8 @@ class LinearMap:
         return type(self)(self.weights / _spread(self.forward(X), w)[:, None], self.support)
 
     def keep_largest(self, s: int) -> Self:
-        """All but the s weights of largest magnitude of each row set to zero and frozen."""
-        support = _largest(self.weights, s, self.support)
+        """All but the s weights of largest magnitude of each row set to zero; all zeros are frozen."""
+        support = _largest(self.weights, s)
         return type(self)(_inside(self.weights, support), support)
 
     def select(self, rows: NDArray[np.integer]) -> Self:
@@ -221,8 +222,8 @@ class PrototypeMap:
         return type(self)(self.prototypes, self.masks / np.sqrt(_spread(self.forward(X), w))[:, None], self.support)
 
     def keep_largest(self, s: int) -> Self:
-        """All but the s masks of largest magnitude of each prototype set to zero and frozen."""
-        support = _largest(self.masks, s, self.support)
+        """All but the s masks of largest magnitude of each prototype set to zero; all zeros are frozen."""
+        support = _largest(self.masks, s)
         return type(self)(self.prototypes, _inside(self.masks, support), support)
 
     def select(self, rows: NDArray[np.integer]) -> Self:
@@ -245,13 +246,13 @@ def _inside(values: Floats, support: NDArray[np.bool_] | None) -> Floats:
     return values if support is None else np.where(support, values, 0.0)
 
 
-def _largest(weights: Floats, s: int, support: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
-    """Where the s largest magnitudes of each row are that are not frozen yet; the lower column wins a tie."""
+def _largest(weights: Floats, s: int) -> NDArray[np.bool_]:
+    """Where the s largest magnitudes of each row are that are not 0; the lower column wins a tie."""
     if s < 1:
         raise DataError(f"Got s={s} weights to keep, but expected at least one.")
     kept = np.zeros(weights.shape, dtype=bool)
     np.put_along_axis(kept, np.argsort(-np.abs(weights), axis=1, kind="stable")[:, :s], True, axis=1)
-    return kept if support is None else kept & support
+    return kept & (weights != 0)
 
 
 def _rows_of(support: NDArray[np.bool_] | None, rows: NDArray[np.integer]) -> NDArray[np.bool_] | None:
