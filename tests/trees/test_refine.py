@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from random_trees import loss_by_rows, random_tree
 
 from featlearn.trees.refine import refine
-from featlearn.trees.refit import midpoint, refitted
+from featlearn.trees.refit import centred, midpoint, refitted
 from featlearn.trees.tree import leaf_tree, tree_from
 
 
@@ -39,7 +39,7 @@ def test_no_pass_raises_the_loss_and_the_end_is_a_fixed_point(seed, ties):
 def test_a_perfect_tree_is_left_alone():
     tree, Z, _, w = problem(0)
     Y = tree.predict(Z)
-    tree = refitted(tree, Z, Y, w)
+    tree = centred(refitted(tree, Z, Y, w), Z[w > 0])
     refined = refine(tree, Z, Y, w)
     assert_array_equal(refined.feature, tree.feature)
     assert_array_equal(refined.threshold, tree.threshold)
@@ -101,6 +101,34 @@ def test_a_subtree_takes_the_place_of_a_node_that_only_harms():
     assert loss_by_rows(refined, Z, Y, w) == 0
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_with_costs_it_is_the_complexity_that_never_rises(seed):
+    tree, Z, Y, w = problem(seed)
+    costs = np.array([0.004, 0.008, 0.03])
+
+    def price(tree):
+        return loss_by_rows(tree, Z, Y, w) + sum(costs[j] for j in tree.feature if j >= 0)
+
+    prices = [price(tree)]
+    prices += [price(refine(tree, Z, Y, w, costs=costs, max_passes=passes)) for passes in range(6)]
+    assert np.diff(prices).max() < 1e-12
+    assert prices[-1] < prices[1]
+
+
+def test_with_costs_a_split_that_is_needless_goes_and_the_cheaper_of_two_features_is_tested():
+    z = np.arange(8.0)
+    Z, Y, w = np.stack([z, z], axis=1), (z[:, None] > 3).astype(float), np.ones(8)
+    root = leaf_tree(Y, w).root()
+    root.feature, root.threshold = 0, 1.5
+    root.left, root.right = leaf_tree(Y, w).root(), leaf_tree(Y, w).root()
+    root.right.feature, root.right.threshold = 0, 3.5
+    root.right.left, root.right.right = leaf_tree(Y, w).root(), leaf_tree(Y, w).root()
+    tree = tree_from(root)
+    assert refine(tree, Z, Y, w).n_leaves == 3
+    refined = refine(tree, Z, Y, w, costs=np.array([0.02, 0.01]))
+    assert (refined.n_leaves, refined.feature[0], refined.threshold[0]) == (2, 1, 3.5)
+
+
 def test_weights_are_repetitions_and_the_order_of_rows_does_not_matter():
     tree, Z, Y, w = problem(3)
     rows = np.random.default_rng(0).permutation(np.repeat(np.arange(len(Z)), w.astype(int)))
@@ -129,7 +157,7 @@ def test_refitting_gives_means_gains_and_impurities_of_the_rows():
 
 def test_thresholds_are_halfway_between_rows_with_weight():
     tree, Z, Y, w = problem(5)
-    tree = refitted(tree, Z, Y, w)
+    tree = refine(tree, Z, Y, w)
     passes = tree.decision_path(Z).toarray()
     for v in tree.split_nodes:
         z = Z[(passes[:, v] > 0) & (w > 0), tree.feature[v]]

@@ -17,14 +17,14 @@ compiled = numba.njit(nogil=True, error_model="numpy", cache=True)
 
 @compiled
 def best_cut(
-    values: Any, orders: Any, left_loss: Any, right_loss: Any, left_leaf: Any, right_leaf: Any, w: Any, n_nodes: int,
-    min_weight: float,
+    values: Any, orders: Any, left_loss: Any, right_loss: Any, left_leaf: Any, right_leaf: Any, w: Any, prices: Any,
+    n_nodes: int, min_weight: float,
 ) -> tuple[int, float, float]:  # fmt: skip
-    """The cut of lowest loss that leaves every leaf on both sides ``min_weight``, as column, threshold and loss.
+    """The cut of lowest loss plus price that leaves every leaf ``min_weight``, as column, threshold and that sum.
 
-    ``values`` and ``orders`` (q, r) are those of sorted rows, the others (r,). More rows on the left never take from
-    leaves on the left, so that allowed cuts are an interval of the order: it begins where no leaf on the left lacks
-    weight, and ends where the first one on the right does. The loss is infinite when there is none.
+    ``values`` and ``orders`` (q, r) are those of sorted rows, ``prices`` are (q,), the others (r,). More rows on the
+    left never take from leaves on the left, so that allowed cuts are an interval of the order: it begins where no leaf
+    on the left lacks weight, and ends where the first one on the right does. The sum is infinite when there is none.
     """
     need = min_weight * (1 - 1e-9) if min_weight > 0 else -np.inf
     total, full, wanted = 0.0, np.zeros(n_nodes), np.zeros(n_nodes, np.bool_)
@@ -38,7 +38,7 @@ def best_cut(
         same = EQUAL * max(-z[0], z[-1])
         spare, held = full.copy(), np.zeros(n_nodes)
         lacking = wanted.sum() if min_weight > 0 else 0
-        running = total
+        running = total + prices[j]
         for k in range(len(order) - 1):
             i = order[k]
             running += left_loss[i] - right_loss[i]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from .refit import put_in_place, refitted
+from .refit import centred, put_in_place, refitted
 from .split import SortedRows
 from .tree import Node, Tree, tree_from
 
@@ -27,6 +27,7 @@ def refine(
     w: Floats,
     *,
     min_weight: float = 0.0,
+    costs: Floats | None = None,
     max_passes: int = MAX_PASSES,
     ordered: SortedRows | None = None,
 ) -> Tree:
@@ -36,9 +37,9 @@ def refine(
 
     .. math:: \min_{j, t} \sum_{z_{ij} \le t} l_i + \sum_{z_{ij} > t} r_i
 
-    is accepted when it is a decrease. So is one of the two subtrees in place of the node, which is the case of ``t``
-    beyond all rows. Nodes are visited from the root down; then values become the means of the leaves, and all begins
-    again, until nothing changes.
+    plus the cost of j is accepted when it is a decrease. So is one of the two subtrees in place of the node, which is
+    the case of ``t`` beyond all rows, and saves the costs of the other one. Nodes are visited from the root down; then
+    values become the means of the leaves, and all begins again, until nothing changes.
 
     Parameters
     ----------
@@ -53,6 +54,8 @@ def refine(
     min_weight : float, default=0.0
         Least weight of a leaf. Leaves of the given tree that hold less on these rows are dropped first; after that, of
         all thresholds those are compared that leave each leaf below the node enough.
+    costs : array of shape (q,), optional
+        Price of a split on each feature, in units of the mean loss; 0 if not given.
     max_passes : int, default=10
         Visits of the whole tree.
     ordered : SortedRows, optional
@@ -61,8 +64,8 @@ def refine(
     Returns
     -------
     Tree
-        Refitted to the rows (:func:`refitted`). Its loss is never above that of the given tree, unless that one has
-        leaves lighter than ``min_weight``.
+        Refitted to the rows (:func:`refitted`). Its loss plus costs are never above those of the given tree, unless
+        that one has leaves lighter than ``min_weight``.
 
     Notes
     -----
@@ -89,16 +92,20 @@ def refine(
     if len(ordered.rows) < len(w):
         Z, Y, w = Z[ordered.rows], Y[ordered.rows], w[ordered.rows]
         ordered = replace(ordered, rows=np.arange(len(w)))
+    # What the loss is summed over: rows, not their mean.
+    prices = np.zeros(Z.shape[1]) if costs is None else costs * w.sum()
     tree = refitted(tree, Z, Y, w, min_weight)
     for _ in range(max_passes):
-        changed = _visit(tree, ordered, Z, Y, w, min_weight)
+        changed = _visit(tree, ordered, Z, Y, w, prices, min_weight)
         if changed is None:
             break
         tree = refitted(changed, Z, Y, w, min_weight)
-    return tree
+    return centred(tree, Z)
 
 
-def _visit(tree: Tree, ordered: SortedRows, Z: Floats, Y: Floats, w: Floats, min_weight: float) -> Tree | None:
+def _visit(
+    tree: Tree, ordered: SortedRows, Z: Floats, Y: Floats, w: Floats, prices: Floats, min_weight: float
+) -> Tree | None:
     """One pass over the nodes from the root down; None when nothing was changed."""
     loss, leaf = _below(tree, Z, Y, w)
     smallest = ROUNDING * tree.impurity[0] * tree.n_node_weight[0]
@@ -112,9 +119,10 @@ def _visit(tree: Tree, ordered: SortedRows, Z: Floats, Y: Floats, w: Floats, min
             continue
         v, left, right = ids[id(node)], ids[id(node.left)], ids[id(node.right)]
         rows = members.rows
-        bound = loss[v, rows].sum() - smallest
-        all_left, all_right = loss[left, rows].sum(), loss[right, rows].sum()
-        feature, threshold, total = _best_cut(members, loss, leaf, w, (left, right), min_weight)
+        bound = loss[v, rows].sum() + prices[node.feature] - smallest
+        all_left = loss[left, rows].sum() - _price(node.right, prices)
+        all_right = loss[right, rows].sum() - _price(node.left, prices)
+        feature, threshold, total = _best_cut(members, loss, leaf, w, (left, right), prices, min_weight)
         if min(all_left, all_right) <= min(total, bound):
             child = node.left if all_left <= all_right else node.right
             ids[id(node)] = ids[id(child)]
@@ -130,6 +138,10 @@ def _visit(tree: Tree, ordered: SortedRows, Z: Floats, Y: Floats, w: Floats, min
             if child.left is not None and share.any():
                 waiting.append((child, members.only(share)))
     return tree_from(root) if changed else None
+
+
+def _price(node: Node, prices: Floats) -> float:
+    return float(sum(prices[below.feature] for below in node.walk() if below.left is not None))
 
 
 def _below(tree: Tree, Z: Floats, Y: Floats, w: Floats) -> tuple[Floats, NDArray[np.int32]]:
@@ -152,15 +164,16 @@ def _best_cut(
     leaf: NDArray[np.int32],
     w: Floats,
     children: tuple[int, int],
+    prices: Floats,
     min_weight: float,
 ) -> tuple[int, float, float]:
-    """Feature, threshold and sum of losses of the best cut at a node; infinite when none is allowed."""
+    """Feature, threshold and sum of losses and price of the best cut at a node; infinite when none is allowed."""
     from ._refine_numba import best_cut  # numba loads at first use
 
     left, right = children
     rows = members.rows
     cut: tuple[int, float, float] = best_cut(
         members.values, members.orders, loss[left, rows], loss[right, rows], leaf[left, rows], leaf[right, rows],
-        w[rows], len(loss), min_weight,
+        w[rows], prices, len(loss), min_weight,
     )  # fmt: skip
     return cut

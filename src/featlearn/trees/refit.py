@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from .tree import Node, Tree, tree_from
 
-__all__ = ["midpoint", "put_in_place", "refitted"]
+__all__ = ["centred", "midpoint", "put_in_place", "refitted"]
 
 Floats = NDArray[np.float64]
 
@@ -33,7 +34,6 @@ def refitted(tree: Tree, Z: Floats, Y: Floats, w: Floats, min_weight: float = 0.
     Returns
     -------
     Tree
-        Its thresholds are halfway between the rows on both sides; no row changes side by that.
 
     Notes
     -----
@@ -46,12 +46,10 @@ def refitted(tree: Tree, Z: Floats, Y: Floats, w: Floats, min_weight: float = 0.
         tree = _without(tree, light)
         leaf = tree.apply(Z)
 
-    root = tree.root()
-    nodes = root.walk()
-    weights = np.bincount(leaf, w, tree.n_nodes)
+    weights = np.bincount(leaf, w, tree.n_nodes).astype(np.float64)
     sums = np.stack([np.bincount(leaf, w * target, tree.n_nodes) for target in Y.T], axis=1)
     leaves = tree.is_leaf
-    means = np.zeros_like(sums)
+    means, gains = np.zeros(sums.shape), np.zeros(tree.n_nodes)
     means[leaves] = sums[leaves] / weights[leaves, None]
     errors = np.bincount(leaf, w * np.square(Y - means[leaf]).sum(axis=1), tree.n_nodes)
     for v in reversed(tree.split_nodes):
@@ -59,13 +57,22 @@ def refitted(tree: Tree, Z: Floats, Y: Floats, w: Floats, min_weight: float = 0.
         weights[v] = weights[left] + weights[right]
         means[v] = (weights[left] * means[left] + weights[right] * means[right]) / weights[v]
         # The gain as the distance of two means: differences of large sums would cancel.
-        gain = weights[left] * weights[right] / weights[v] * np.square(means[left] - means[right]).sum()
-        errors[v] = errors[left] + errors[right] + gain
-        nodes[v].gain = float(gain)
-    for node, weight, mean, error in zip(nodes, weights, means, errors, strict=True):
-        node.value, node.weight, node.impurity = mean, float(weight), float(error / weight)
-    _centre_thresholds(root, Z)
-    return tree_from(root)
+        gains[v] = weights[left] * weights[right] / weights[v] * np.square(means[left] - means[right]).sum()
+        errors[v] = errors[left] + errors[right] + gains[v]
+    return replace(tree, value=means, n_node_weight=weights, gain=gains, impurity=errors / weights)
+
+
+def centred(tree: Tree, Z: Floats) -> Tree:
+    """The crisp tree with thresholds halfway between the rows on both sides; every node must have rows on both."""
+    threshold = tree.threshold.copy()
+    rows = {0: np.arange(len(Z))}
+    for v in tree.split_nodes:
+        here = rows.pop(v)
+        z = Z[here, tree.feature[v]]
+        right = z > threshold[v]
+        threshold[v] = midpoint(float(z[~right].max()), float(z[right].min()))
+        rows[int(tree.children_left[v])], rows[int(tree.children_right[v])] = here[~right], here[right]
+    return replace(tree, threshold=threshold)
 
 
 def midpoint(low: float, high: float) -> float:
@@ -94,15 +101,3 @@ def _without(tree: Tree, leaf: int) -> Tree:
     beside = tree.children_left[parent] + tree.children_right[parent] - leaf
     put_in_place(nodes[beside], nodes[parent])
     return tree_from(root)
-
-
-def _centre_thresholds(root: Node, Z: Floats) -> None:
-    waiting = [(root, np.arange(len(Z)))]
-    while waiting:
-        node, rows = waiting.pop()
-        if node.left is None or node.right is None:
-            continue
-        z = Z[rows, node.feature]
-        right = z > node.threshold
-        node.threshold = midpoint(float(z[~right].max()), float(z[right].min()))
-        waiting += [(node.left, rows[~right]), (node.right, rows[right])]
