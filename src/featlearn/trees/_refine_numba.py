@@ -1,4 +1,4 @@
-"""The search of :mod:`featlearn.trees.refine` at one node, compiled; imports numba."""
+"""What :mod:`featlearn.trees.refine` does with every row, compiled; imports numba."""
 
 from __future__ import annotations
 
@@ -9,10 +9,30 @@ import numpy as np
 
 from .split import EQUAL
 
-__all__ = ["best_cut"]
+__all__ = ["below", "best_cut"]
 
 # The machine code is kept beside this file, or where NUMBA_CACHE_DIR says.
 compiled = numba.njit(nogil=True, error_model="numpy", cache=True)
+
+
+@compiled
+def below(
+    children_left: Any, children_right: Any, feature: Any, threshold: Any, value: Any, Z: Any, Y: Any, w: Any
+) -> tuple[Any, Any]:
+    """What every row would lose in every subtree, and its leaf there: both (m, n)."""
+    n_nodes, n_outputs = value.shape
+    loss, leaf = np.empty((n_nodes, len(Z))), np.empty((n_nodes, len(Z)), np.int32)
+    for i in range(len(Z)):
+        for v in range(n_nodes - 1, -1, -1):  # children come after their parent
+            if children_left[v] < 0:
+                square = 0.0
+                for k in range(n_outputs):
+                    square += (Y[i, k] - value[v, k]) ** 2
+                loss[v, i], leaf[v, i] = w[i] * square, v
+            else:
+                child = children_right[v] if Z[i, feature[v]] > threshold[v] else children_left[v]
+                loss[v, i], leaf[v, i] = loss[child, i], leaf[child, i]
+    return loss, leaf
 
 
 @compiled

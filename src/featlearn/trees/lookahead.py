@@ -76,30 +76,31 @@ def grow_looking_ahead(
     while waiting:
         node, members, levels = waiting.pop()
         targets, weights = Y[members.rows], w[members.rows]
-        if levels == 0 or weights.sum() < 2 * min_weight:
+        if weights.sum() < 2 * min_weight:
             continue
         greedy = split = best_sorted_split(members, targets, weights, 0.0, min_weight, backend=backend)
         if levels > 1 and node.impurity > 0:
-            split = _best_of_two_levels(members, targets, weights, min_weight, greedy)
+            least = EQUAL * node.impurity * node.weight
+            split = _best_of_two_levels(members, targets, weights, min_weight, greedy, least)
         if split is None:
             continue
         looked |= split is not greedy
         node.feature, node.threshold, node.gain = split.feature, split.threshold, split.gain
         right = Z[members.rows, split.feature] > split.threshold
         node.left, node.right = (Node.of(targets[side], weights[side]) for side in (~right, right))
-        waiting += [(node.right, members.only(right), levels - 1), (node.left, members.only(~right), levels - 1)]
+        if levels > 1:
+            waiting += [(node.right, members.only(right), levels - 1), (node.left, members.only(~right), levels - 1)]
     return tree_from(root) if looked else None
 
 
 def _best_of_two_levels(
-    members: SortedRows, Y: Floats, w: Floats, min_weight: float, greedy: Split | None
+    members: SortedRows, Y: Floats, w: Floats, min_weight: float, greedy: Split | None, least: float
 ) -> Split | None:
-    """The test of highest score, or the greedy split if none is clearly better."""
+    """The test of highest score above ``least``, or the greedy split if none is clearly better."""
     from ._lookahead_numba import gain_of_two_levels  # numba loads at first use
 
     sample, weights, rows = _shares(members, w)
     targets = csr_array(Y[rows])
-    spread = float((w * np.square(Y - (w[:, None] * Y).sum(axis=0) / w.sum()).sum(axis=1)).sum())
 
     def score(feature: int, threshold: float) -> float:
         gain: float = gain_of_two_levels(
@@ -109,7 +110,7 @@ def _best_of_two_levels(
         return gain
 
     best = None
-    highest = BETTER * max(score(greedy.feature, greedy.threshold), 0.0) if greedy else EQUAL * spread
+    highest = BETTER * max(score(greedy.feature, greedy.threshold), least) if greedy else least
     for feature, threshold in _cuts(sample, weights):
         reached = score(feature, threshold)
         if reached > highest:

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
 
 from .refit import centred, put_in_place, refitted
 from .split import SortedRows
@@ -107,7 +106,9 @@ def _visit(
     tree: Tree, ordered: SortedRows, Z: Floats, Y: Floats, w: Floats, prices: Floats, min_weight: float
 ) -> Tree | None:
     """One pass over the nodes from the root down; None when nothing was changed."""
-    loss, leaf = _below(tree, Z, Y, w)
+    from ._refine_numba import below  # numba loads at first use
+
+    loss, leaf = below(tree.children_left, tree.children_right, tree.feature, tree.threshold, tree.value, Z, Y, w)
     smallest = ROUNDING * tree.impurity[0] * tree.n_node_weight[0]
     root = tree.root()
     ids = {id(node): v for v, node in enumerate(root.walk())}
@@ -142,20 +143,6 @@ def _visit(
 
 def _price(node: Node, prices: Floats) -> float:
     return float(sum(prices[below.feature] for below in node.walk() if below.left is not None))
-
-
-def _below(tree: Tree, Z: Floats, Y: Floats, w: Floats) -> tuple[Floats, NDArray[np.int32]]:
-    """What every row would lose in every subtree, and its leaf there: both (m, n)."""
-    loss = np.empty((tree.n_nodes, len(w)))
-    leaf = np.empty((tree.n_nodes, len(w)), np.int32)
-    leaves = np.flatnonzero(tree.is_leaf)
-    loss[leaves] = w * cdist(tree.value[leaves], Y, "sqeuclidean")
-    leaf[leaves] = leaves[:, None]
-    for v in reversed(tree.split_nodes):
-        right = Z[:, tree.feature[v]] > tree.threshold[v]
-        loss[v] = np.where(right, loss[tree.children_right[v]], loss[tree.children_left[v]])
-        leaf[v] = np.where(right, leaf[tree.children_right[v]], leaf[tree.children_left[v]])
-    return loss, leaf
 
 
 def _best_cut(
