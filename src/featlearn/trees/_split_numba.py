@@ -61,61 +61,51 @@ def _gain(right: Any, whole: float, least: float) -> float:
 
 @compiled
 def _fuzzy(z: Any, order: Any, moments: Any, total: Any, h: float, min_weight: float, least: float, out: Any) -> None:
-    """Two pointers walk through both lists of breakpoints, with the sums on the right and those within h."""
+    """Two pointers walk through both lists of breakpoints, with the sums on the right and those within h.
+
+    Nothing of the size of the data is allocated: fresh memory costs more than the walk.
+    """
     n, width = len(z), len(total)
     whole = total[width - 1]
     right, within, between = total.copy(), np.zeros(width), np.empty(width)
-    thresholds, gains = np.empty(2 * n), np.empty(2 * n)
     levels = (whole - min_weight, min_weight)
     crossed = 0 if min_weight > 0 else 2
-    end_gain, end = 0.0, np.nan
-    entering, leaving, last = 0, 0, z[0] - h
-    for event in range(2 * n):
-        enters = entering < n and z[entering] - h <= z[leaving] + h
-        t = z[entering] - h if enters else z[leaving] + h
-        step, before = (t - last) / (2 * h), right[width - 1]
+    best, first, last, end_gain, end = 0.0, np.nan, np.nan, 0.0, np.nan
+    runs = False
+    entering, leaving, previous, scale = 0, 0, z[0] - h, 1 / (2 * h)
+    for _ in range(2 * n):
+        arrival = z[entering] - h if entering < n else np.inf
+        departure = z[leaving] + h
+        # A number and no branch: which of the two comes next cannot be predicted.
+        enters = int(arrival <= departure)
+        row, sign = order[leaving + enters * (entering - leaving)], 2.0 * enters - 1.0
+        t = min(arrival, departure)
+        step, before = (t - previous) * scale, right[width - 1]
         for k in range(width):
             right[k] -= step * within[k]
         while crossed < 2 and right[width - 1] < levels[crossed]:
-            back = (1 - (before - levels[crossed]) / (before - right[width - 1])) * step
+            back = step * (levels[crossed] - right[width - 1]) / (before - right[width - 1])
             for k in range(width):
                 between[k] = right[k] + back * within[k]
             gain = _gain(between, whole, least)
             if gain * (1 - EQUAL) > end_gain:
                 end_gain, end = gain, t - 2 * h * back
             crossed += 1
-        thresholds[event], gains[event] = t, _gain(right, whole, least)
-        if enters:
-            row = order[entering]
-            for k in range(width):
-                within[k] += moments[row, k]
-            entering += 1
+        gain = _gain(right, whole, least)
+        if gain * (1 - EQUAL) > best:
+            best, first, last, runs = gain, t, t, True
+        elif runs and gain >= best * (1 - EQUAL):
+            last = t
         else:
-            row = order[leaving]
-            for k in range(width):
-                within[k] -= moments[row, k]
-            leaving += 1
-        last = t
-    _first_best(thresholds, gains, end, end_gain, out)
-
-
-@compiled
-def _first_best(thresholds: Any, gains: Any, end: float, end_gain: float, out: Any) -> None:
-    """The largest gain, with first and last threshold of the first run of it; an end only if no breakpoint has it."""
-    best = end_gain
-    for gain in gains:
-        best = max(best, gain)
-    first, enough = 0, best * (1 - EQUAL)
-    while first < len(gains) and gains[first] < enough:
-        first += 1
-    out[0] = best
-    if first == len(gains):
-        out[1], out[2] = end, end
-        return
-    last = first
-    while last + 1 < len(gains) and gains[last + 1] >= enough:
-        last += 1
-    out[1], out[2] = thresholds[first], thresholds[last]
+            runs = False
+        for k in range(width):
+            within[k] += sign * moments[row, k]
+        entering += enters
+        leaving += 1 - enters
+        previous = t
+    if end_gain * (1 - EQUAL) > best:
+        best, first, last = end_gain, end, end
+    out[0], out[1], out[2] = best, first, last
 
 
 @compiled
@@ -124,17 +114,13 @@ def _crisp(z: Any, order: Any, moments: Any, total: Any, least: float, out: Any)
     n, width = len(z), len(total)
     whole, right = total[width - 1], total.copy()
     same = EQUAL * max(-z[0], z[n - 1])
-    gains = np.zeros(n)
-    best = 0.0
+    best, threshold = 0.0, np.nan
     for place in range(n - 1):
         row = order[place]
         for k in range(width):
             right[k] -= moments[row, k]
         if z[place + 1] - z[place] > same:
-            gains[place] = _gain(right, whole, least)
-            best = max(best, gains[place])
-    first = 0
-    while gains[first] < best * (1 - EQUAL):
-        first += 1
-    out[0] = best
-    out[1] = out[2] = (z[first] + z[min(first + 1, n - 1)]) / 2
+            gain = _gain(right, whole, least)
+            if gain * (1 - EQUAL) > best:
+                best, threshold = gain, (z[place] + z[place + 1]) / 2
+    out[0], out[1], out[2] = best, threshold, threshold

@@ -81,10 +81,10 @@ class SortedRows:
 
     def only(self, keep: NDArray[np.bool_]) -> SortedRows:
         """Those rows for which ``keep`` (n,) holds, still sorted; costs O(n q) and no sort."""
-        kept = keep[self.orders]
-        shape = (len(self.orders), int(keep.sum()))
+        kept, shape = np.flatnonzero(keep[self.orders]), (len(self.orders), int(keep.sum()))
         place = np.cumsum(keep, dtype=np.int32) - np.int32(1)
-        return SortedRows(self.rows[keep], place[self.orders[kept]].reshape(shape), self.values[kept].reshape(shape))
+        orders, values = place[self.orders.ravel()[kept]], self.values.ravel()[kept]
+        return SortedRows(self.rows[keep], orders.reshape(shape), values.reshape(shape))
 
 
 def best_split(
@@ -175,10 +175,12 @@ def best_sorted_split(
     feature = int(np.argmax(gains >= gains.max() * (1 - EQUAL)))
     z, members = ordered.values[feature], moments[ordered.orders[feature]]
     # Both backends end here, with sums of their own rounding behind them: the gain is evaluated anew.
-    low, middle = float(first[feature]), float((first[feature] + last[feature]) / 2)
-    gain, at_middle = (_gain(z, members, total, threshold, h) for threshold in (low, middle))
-    if at_middle >= gain * (1 - EQUAL):  # Q is convex: between two equal maxima that a row separates it sags
-        return Split(feature, middle, at_middle)
+    low, high = float(first[feature]), float(last[feature])
+    gain = _gain(z, members, total, low, h)
+    if high > low:
+        at_middle = _gain(z, members, total, (low + high) / 2, h)
+        if at_middle >= gain * (1 - EQUAL):  # Q is convex: between two equal maxima that a row separates it sags
+            return Split(feature, (low + high) / 2, at_middle)
     return Split(feature, low, gain)
 
 
