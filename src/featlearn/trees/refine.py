@@ -91,7 +91,7 @@ def refine(
     if len(ordered.rows) < len(w):
         Z, Y, w = Z[ordered.rows], Y[ordered.rows], w[ordered.rows]
         ordered = replace(ordered, rows=np.arange(len(w)))
-    # What the loss is summed over: rows, not their mean.
+    # Losses are summed over rows here, so that prices are those of the mean times the weight.
     prices = np.zeros(Z.shape[1]) if costs is None else costs * w.sum()
     tree = refitted(tree, Z, Y, w, min_weight)
     for _ in range(max_passes):

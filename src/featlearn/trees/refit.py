@@ -37,7 +37,16 @@ def refitted(tree: Tree, Z: Floats, Y: Floats, w: Floats, min_weight: float = 0.
 
     Notes
     -----
-    Costs ``n (depth + K)`` operations, as often as there are leaves to drop.
+    Costs ``n (depth + K)`` operations, and ``n depth`` more for each leaf to drop.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from featlearn.trees.grow import grow
+    >>> Z, Y, w = np.arange(4.0)[:, None], np.array([[0.0], [0.0], [1.0], [1.0]]), np.ones(4)
+    >>> tree = grow(Z, Y, w, 0.0, max_depth=1, min_weight=1.0)
+    >>> refitted(tree, Z + 1, Y, w).value.ravel().round(2).tolist()
+    [0.5, 0.0, 0.67]
     """
     if not w.all():
         Z, Y, w = Z[w > 0], Y[w > 0], w[w > 0]
