@@ -29,6 +29,7 @@ from .inputs import Inputs
 from .parameters import check_parameters
 from .path import TreePath, path_of
 from .permutation import PermutationReport, permutation_report
+from .rows import distinct_rows
 from .rules import rules_of
 from .targets import Targets, as_classes, as_outputs
 from .tree import Tree
@@ -109,10 +110,10 @@ class FeatureTreeBase(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         kept = w > 0
         if not kept.any():
             raise DataError("Got a sample_weight that is zero in every row, but expected a positive weight in some.")
-        X, y, w = X[kept], y[kept], w[kept]
-        inputs, targets = Inputs.fit(X, w), self._targets(y, w)
+        rows = distinct_rows(X[kept], y[kept], w[kept])
+        inputs, targets = Inputs.fit(rows.X, rows.w), self._targets(rows.y, rows.w)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        fit = fit_tree(self, X, y, inputs, targets, w, seed)
+        fit = fit_tree(self, rows, inputs, targets, seed)
 
         # All at the end: a fit that was refused leaves the one before it whole.
         self.one_output_ = y.ndim == 1
@@ -179,7 +180,7 @@ class FeatureTreeBase(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self.loss_, self.objective_ = choice.candidate.loss, choice.candidate.objective
         self.penalty_scale_, self.alpha_, self.l0_ = choice.scale, choice.alpha, choice.l0
         self.guarded_ = choice.guarded
-        self.history_ = choice.history
+        self.history_, self.n_iter_ = choice.history, len(choice.history)
         self.path_ = pd.DataFrame(choice.table)
         self.candidates_ = choice.candidates
         self._targets_center, self._targets_scale = targets.center, targets.scale
@@ -194,10 +195,10 @@ class FeatureTreeBase(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             return tuple(map(str, self.feature_names_in_))
         return tuple(f"x{j}" for j in range(self.n_features_in_))
 
-    def _rows(self, X: Any) -> Floats:
-        """Checked and standardised."""
+    def _features(self, X: Any) -> Floats:
+        """What the rules test, (n, q)."""
         check_is_fitted(self, "tree_")
-        return self.inputs_.rows(self._checked_rows(X))
+        return self.map_.forward(self.inputs_.rows(self._checked_rows(X)))
 
     def _checked_rows(self, X: Any, *, reset: bool = False) -> Floats:
         rows = validate_data(self, plain(X), dtype=np.float64, reset=reset, ensure_all_finite=False)
@@ -206,22 +207,24 @@ class FeatureTreeBase(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     def _values(self, X: Any) -> Floats:
         """Values (n, K)."""
-        Z = self.map_.forward(self._rows(X))
+        Z = self._features(X)
         if self.fuzzy_bandwidth_:
             return self.tree_.predict_fuzzy(Z, self.fuzzy_bandwidth_)
         return self.tree_.predict(Z)
 
     def transform(self, X: Any) -> Any:
         """The features that the rules test, (n, q): the columns of ``tree_``, in standard deviations."""
-        return like(X, self.map_.forward(self._rows(X)))
+        return like(X, self._features(X))
 
     def apply(self, X: Any) -> Any:
         """Leaf of every row, as a node of ``tree_``, (n,): the crisp side at every node."""
-        return like(X, self.tree_.apply(self.map_.forward(self._rows(X))))
+        Z = self._features(X)
+        return like(X, self.tree_.apply(Z))
 
     def decision_path(self, X: Any) -> csr_matrix:
         """Nodes that every row passes, as ones in a sparse matrix (n, nodes)."""
-        return self.tree_.decision_path(self.map_.forward(self._rows(X)))
+        Z = self._features(X)
+        return self.tree_.decision_path(Z)
 
     def get_depth(self) -> int:
         """Rules on the longest path."""
@@ -394,7 +397,8 @@ class FeatureTreeClassifier(ClassifierMixin, FeatureTreeBase):
 
     def predict(self, X: Any) -> Any:
         """Classes (n,), the first of equally frequent ones. A tensor for a tensor, if classes are numbers."""
-        return like(X, self.classes_[self._values(X).argmax(axis=1)])
+        codes = self._values(X).argmax(axis=1)
+        return like(X, self.classes_[codes])
 
 
 class FeatureTreeRegressor(RegressorMixin, FeatureTreeBase):

@@ -17,6 +17,7 @@ from .features import FeatureMap, LinearMap, PrototypeMap
 from .fuzzy import fuzzy_tree
 from .inputs import Inputs
 from .learn import Settings, Start
+from .rows import DistinctRows
 from .starts import directions_from_agop, kernel_agop
 from .targets import Targets
 from .tree import Tree
@@ -37,19 +38,17 @@ class Fit:
     choice: Choice
 
 
-def fit_tree(given: Any, X: Floats, y: NDArray[Any], inputs: Inputs, targets: Targets, w: Floats, seed: int) -> Fit:
+def fit_tree(given: Any, distinct: DistinctRows, inputs: Inputs, targets: Targets, seed: int) -> Fit:
     """Learn as the parameters of an estimator say.
 
     Parameters
     ----------
     given : FeatureTreeClassifier or FeatureTreeRegressor
         Its parameters, checked.
-    X, y : arrays of shape (n, d) and (n,) or (n, K)
-        As the user gave them, without rows of weight 0; for a callable ``init_directions``.
+    distinct : DistinctRows
     inputs : Inputs
     targets : Targets
-    w : array of shape (n,)
-        Positive.
+        Of the distinct rows.
     seed : int
 
     Raises
@@ -59,8 +58,8 @@ def fit_tree(given: Any, X: Floats, y: NDArray[Any], inputs: Inputs, targets: Ta
     """
     if not inputs.kept.any():
         raise DataError("Got only columns that do not vary, but expected one that does. There is nothing to split on.")
-    rows = inputs.rows(X)
-    starts = Starts(given, X, y, rows, inputs, targets, w, seed)
+    rows, w = inputs.rows(distinct.X), distinct.w
+    starts = Starts(given, distinct, rows, inputs, targets, seed)
     settings = Settings(
         h=float(given.bandwidth), max_depth=int(given.max_depth), min_weight=float(given.min_weight_leaf),
         max_iter=int(given.max_iter),
@@ -97,12 +96,10 @@ class Starts:
     """Where features start, from the rows it is called with alone."""
 
     given: Any
-    X: Floats
-    y: NDArray[Any]
+    distinct: DistinctRows
     rows: Floats
     inputs: Inputs
     targets: Targets
-    w: Floats
     seed: int
 
     def __call__(self, which: NDArray[np.intp]) -> list[Start]:
@@ -111,7 +108,7 @@ class Starts:
         starts = self._directions(which) if linear and self.given.init_directions is not None else []
         if starts and self.given.max_iter == 0:
             return starts
-        rows, Y, w = self.rows[which], self.targets.Y[which], self.w[which]
+        rows, Y, w = self.rows[which], self.targets.Y[which], self.distinct.w[which]
         start = self._start_of_map()
         for place in range(self.given.n_init):
             name = f"random {place + 1}" if self.given.n_init > 1 else "random"
@@ -138,13 +135,13 @@ class Starts:
     def _directions(self, which: NDArray[np.intp]) -> list[Start]:
         asked = self.given.init_directions
         if isinstance(asked, str):
-            agop = kernel_agop(self.rows[which], self.targets.Y[which], self.w[which], random_state=self.seed)
+            agop = kernel_agop(self.rows[which], self.targets.Y[which], self.distinct.w[which], random_state=self.seed)
             plain = directions_from_agop(agop, self._count(), rotate=None)
             starts = [Start("kernel", LinearMap(plain), "direct")]
             if len(plain) > 1:
                 starts.append(Start("kernel, varimax", LinearMap(directions_from_agop(agop, self._count())), "direct"))
             return starts
-        directions = asked(self.X[which], self.y[which]) if callable(asked) else asked
+        directions = asked(*self.distinct.given(which)) if callable(asked) else asked
         standardized = self.inputs.standardized(self._checked(directions))
         # A direction along columns that do not vary says the same of every row.
         moving = np.abs(standardized).max(axis=1) > 0
@@ -155,7 +152,7 @@ class Starts:
     def _checked(self, directions: Any) -> Floats:
         if isinstance(directions, torch.Tensor):
             directions = directions.detach().cpu().double().numpy()
-        array, width = np.asarray(directions, dtype=np.float64), self.X.shape[1]
+        array, width = np.asarray(directions, dtype=np.float64), self.distinct.X.shape[1]
         if array.ndim != 2 or array.shape[1] != width or not len(array):
             raise DataError(
                 f"Got init_directions of shape {array.shape}, but expected (k, {width}): a direction a row, a number "

@@ -93,7 +93,7 @@ def path_of(fitted: FeatureTreeBase, X: Any, y: Any, cart: tuple[Any, Any] | Non
     if X is None:
         rows = [{**row, "score": 1 - row["loss"] / fitted.tree_.impurity[0]} for row in table]
         return TreePath(rows, [], "1 - loss / variance", "training rows")
-    targets, scored = np.asarray(plain(y)), fitted._rows(X)
+    targets, scored = np.asarray(plain(y)), fitted.inputs_.rows(fitted._checked_rows(X))
     if len(targets) != len(scored):
         raise DataError(f"Got X with {len(scored)} rows and y with {len(targets)}, but expected as many.")
     rows = []
