@@ -169,11 +169,20 @@ class Problem:
         return loss_of(tree, features.forward(self.X), self.Y, self.w)
 
     def moved(self, features: FeatureMap, tree: Tree, h: float, adam: Adam) -> FeatureMap:
-        """Features after 20 steps down the gradient through a fixed tree, rescaled after every one."""
+        """Features after 20 steps down the gradient through a fixed tree, rescaled after every one.
+
+        Thresholds follow the mean of their feature: a shift of a feature is no change of a rule. Linear features of
+        standardised rows have mean 0; prototypes would otherwise move in order to shift theirs.
+        """
+        share = self.w / self.w.sum()
+        Z = features.forward(self.X)
+        centre = share @ Z
         for _ in range(STEPS):
-            _, slopes, _ = loss_and_gradient(tree, features.forward(self.X), self.Y, self.w, h)
-            parameters = adam.step(features.parameters, features.backward(self.X, slopes))
+            _, slopes, _ = loss_and_gradient(tree, Z + (centre - share @ Z), self.Y, self.w, h)
+            gradients = features.backward(self.X, slopes - np.outer(share, slopes.sum(axis=0)))
+            parameters = adam.step(features.parameters, gradients)
             features = features.with_parameters(parameters).rescaled(self.X, self.w)
+            Z = features.forward(self.X)
         return features
 
     def cut(self, features: FeatureMap, s: int) -> FeatureMap:
