@@ -27,6 +27,9 @@ Did it learn the right feature, and can I use it?
     A last layer that ignores the spurious attribute: ``DFRClassifier``. Richer features for other environments:
     ``FeATPretrainer``, ``OODHead``.
 
+Can what was learned be read as a few rules?
+    Small trees on learned features, as scikit-learn estimators: ``FeatureTreeClassifier``, ``FeatureTreeRegressor``.
+
 Names load at first use: ``import featlearn`` imports no other package. Data to try things on is in
 ``featlearn.datasets``.
 """
@@ -37,7 +40,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import agop, datasets, dynamics, kernels, linalg, machines, measure, plots, report, robust, training
+    from . import agop, datasets, dynamics, kernels, linalg, machines, measure, plots, report, robust, training, trees
     from .agop.definition import agop_of_function
     from .agop.feature_speed import feature_speed
     from .agop.layers import Rows, register_layer_rule
@@ -71,6 +74,7 @@ if TYPE_CHECKING:
     from .training.slowest import SpeedUpSlowest
     from .training.speed_tracker import FeatureSpeedTracker
     from .training.tuner import FeatureSpeedTuner
+    from .trees.estimators import FeatureTreeClassifier, FeatureTreeRegressor
 
 __version__ = "0.1.0"
 
@@ -121,6 +125,9 @@ __all__ = [
     "DFRClassifier",
     "FeATPretrainer",
     "OODHead",
+    # Can what was learned be read as a few rules?
+    "FeatureTreeClassifier",
+    "FeatureTreeRegressor",
     # rooms with names of their own
     "agop",
     "datasets",
@@ -133,6 +140,7 @@ __all__ = [
     "report",
     "robust",
     "training",
+    "trees",
 ]
 
 _HOME = {
@@ -178,6 +186,8 @@ _HOME = {
     "DFRClassifier": "robust.dfr",
     "FeATPretrainer": "robust.feat",
     "OODHead": "robust.ood",
+    "FeatureTreeClassifier": "trees.estimators",
+    "FeatureTreeRegressor": "trees.estimators",
 }
 
 
