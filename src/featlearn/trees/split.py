@@ -128,8 +128,8 @@ def best_split(
     ``min_weight``. Crisp thresholds are midpoints between distinct neighbours. Where Q is flat between breakpoints, the
     threshold is the middle. Targets are centred first, which makes C zero and Q free of cancellation.
 
-    Costs O(n q log n) for sorting and O(n q K) for the sweeps; memory is 12 bytes a number of Z, and a few arrays of the
-    size of Y for a column in work.
+    Costs O(n q log n) for sorting and O(n q K) for the sweeps; memory is 12 bytes a number of Z, and a few arrays of
+    the size of Y for a column in work.
 
     References
     ----------
