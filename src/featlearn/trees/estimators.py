@@ -21,6 +21,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from .._arrays import like, plain
 from ..exceptions import DataError
+from .columns import check_finite, check_numbers
 from .explain import Explanation, explain
 from .export import tree_from_dict, tree_to_dict, tree_to_text
 from .features import FeatureMap
@@ -104,7 +105,18 @@ class FeatureTreeBase(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             For parameters or data that cannot be used, before any work.
         """
         check_parameters(self)
-        names = [str(name) for name in y.columns] if hasattr(y, "columns") else None
+        before = dict(self.__dict__)
+        try:
+            return self._fit(X, y, sample_weight)
+        except BaseException:
+            # A fit that was refused, or stopped before there was a tree, leaves the one before it whole.
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any) -> Self:
+        check_numbers(X)
+        names = _names_of(y)
         X, y = self._validated(X, y)
         w = _check_sample_weight(plain(sample_weight), X, dtype=np.float64, ensure_non_negative=True)
         kept = w > 0
@@ -115,7 +127,6 @@ class FeatureTreeBase(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         fit = fit_tree(self, rows, inputs, targets, seed)
 
-        # All at the end: a fit that was refused leaves the one before it whole.
         self.one_output_ = y.ndim == 1
         self.output_names_ = self._output_names(targets, names)
         self.selection_, self.interrupted_ = fit.choice.selection, fit.choice.interrupted
@@ -200,9 +211,10 @@ class FeatureTreeBase(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         check_is_fitted(self, "tree_")
         return self.map_.forward(self.inputs_.rows(self._checked_rows(X)))
 
-    def _checked_rows(self, X: Any, *, reset: bool = False) -> Floats:
-        rows = validate_data(self, plain(X), dtype=np.float64, reset=reset, ensure_all_finite=False)
-        _check_finite(rows, getattr(self, "feature_names_in_", None))
+    def _checked_rows(self, X: Any) -> Floats:
+        check_numbers(X)
+        rows = validate_data(self, plain(X), dtype=np.float64, reset=False, ensure_all_finite=False)
+        check_finite(rows, getattr(self, "feature_names_in_", None))
         return np.asarray(rows)
 
     def _values(self, X: Any) -> Floats:
@@ -284,7 +296,7 @@ class FeatureTreeBase(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         -------
         str
         """
-        return tree_to_text(tree_to_dict(self), units=units, decimals=decimals, max_terms=max_terms)
+        return tree_to_text(tree_to_dict(self, exact=False), units=units, decimals=decimals, max_terms=max_terms)
 
     def export_dict(self) -> dict[str, Any]:
         """The tree as plain values, ready for JSON, from which :meth:`from_dict` predicts the same.
@@ -363,13 +375,23 @@ class FeatureTreeBase(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """
         from ..plots.feature_tree import plot_feature_tree
 
-        return plot_feature_tree(self.export_dict(), max_terms=max_terms, image_shape=image_shape)
+        return plot_feature_tree(tree_to_dict(self, exact=False), max_terms=max_terms, image_shape=image_shape)
 
-    def to_html(self, path: str | PathLike[str], *, title: str | None = None) -> None:
-        """Write the tree as one self-contained page that folds and unfolds."""
+    def to_html(
+        self,
+        path: str | PathLike[str],
+        *,
+        title: str | None = None,
+        max_terms: int = 6,
+        image_shape: tuple[int, ...] | None = None,
+    ) -> None:
+        """Write the tree as one self-contained page that folds, and in which the inputs of a row can be moved.
+
+        See :func:`featlearn.report.tree.write_tree_page`.
+        """
         from ..report.tree import write_tree_page
 
-        write_tree_page(self.export_dict(), path, title=title)
+        write_tree_page(self.export_dict(), path, title=title, max_terms=max_terms, image_shape=image_shape)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -382,7 +404,7 @@ class FeatureTreeClassifier(ClassifierMixin, FeatureTreeBase):
 
     def _validated(self, X: Any, y: Any) -> tuple[Floats, NDArray[Any]]:
         X, y = validate_data(self, plain(X), plain(y), dtype=np.float64, ensure_all_finite=False, ensure_min_samples=2)
-        _check_finite(X, getattr(self, "feature_names_in_", None))
+        check_finite(X, getattr(self, "feature_names_in_", None))
         return X, y
 
     def _targets(self, y: NDArray[Any], w: Floats) -> Targets:
@@ -409,7 +431,7 @@ class FeatureTreeRegressor(RegressorMixin, FeatureTreeBase):
             self, plain(X), plain(y), dtype=np.float64, ensure_all_finite=False, ensure_min_samples=2,
             multi_output=True, y_numeric=True,
         )  # fmt: skip
-        _check_finite(X, getattr(self, "feature_names_in_", None))
+        check_finite(X, getattr(self, "feature_names_in_", None))
         return X, np.asarray(y, np.float64)
 
     def _targets(self, y: NDArray[Any], w: Floats) -> Targets:
@@ -430,13 +452,8 @@ class FeatureTreeRegressor(RegressorMixin, FeatureTreeBase):
         return tags
 
 
-def _check_finite(X: Floats, names: NDArray[Any] | None) -> None:
-    bad = ~np.isfinite(X)
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
-        label = f"column {column}" if names is None else f"column {names[column]!r}"
-        kind = "NaN" if np.isnan(X[row, column]) else "inf (infinity)"
-        raise DataError(
-            f"Got {kind} in {label} of X (row {row}; {int(bad.sum())} such entries in {int(bad.any(axis=0).sum())} "
-            "columns), but expected finite numbers. Impute them, or drop these rows."
-        )
+def _names_of(y: Any) -> list[str] | None:
+    """Names of the outputs that a DataFrame or Series brings along."""
+    if hasattr(y, "columns"):
+        return [str(name) for name in y.columns]
+    return None if getattr(y, "name", None) is None else [str(y.name)]

@@ -28,8 +28,11 @@ UNITS = ("original", "standardized")
 SHARES = 3  # classes that a leaf tells, the most frequent ones
 
 
-def tree_to_dict(fitted: FeatureTreeBase) -> dict[str, Any]:
-    """Plain values, ready for JSON: see :meth:`FeatureTreeClassifier.export_dict`."""
+def tree_to_dict(fitted: FeatureTreeBase, *, exact: bool = True) -> dict[str, Any]:
+    """Plain values, ready for JSON: see :meth:`FeatureTreeClassifier.export_dict`.
+
+    Without ``exact`` what predictions are computed from is left out, which only features of a known kind can give.
+    """
     check_is_fitted(fitted)
     tree, rules, names = fitted.tree_, rules_of(fitted.map_, fitted.inputs_), fitted.input_names_
     classes = getattr(fitted, "classes_", None)
@@ -46,7 +49,7 @@ def tree_to_dict(fitted: FeatureTreeBase) -> dict[str, Any]:
         "selection": fitted.selection_,
         "predict_mode": "fuzzy" if fitted.fuzzy_bandwidth_ else "crisp",
         "bandwidth": fitted.fuzzy_bandwidth_,
-        "exact": _exact(fitted),
+        "exact": _exact(fitted) if exact else None,
         "versions": {
             "featlearn": __version__,
             "numpy": np.__version__,
@@ -75,6 +78,7 @@ def _node(tree: Tree, rules: list[Rule], names: tuple[str, ...], node: int) -> d
         "right": int(tree.children_right[node]),
         "feature": feature,
         "rule": rule.kind,
+        "inputs": [int(i) for i in rule.inputs],
         "terms": [[names[i], weight] for i, weight in zip(rule.inputs, rule.weights, strict=True)],
         "centers": list(rule.centers),
         "threshold": float(tree.threshold[node]) + rule.offset,
@@ -97,7 +101,7 @@ def _exact(fitted: FeatureTreeBase) -> dict[str, Any]:
         )
     classes = getattr(fitted, "classes_", None)
     return {
-        "inputs": {"mean": inputs.mean.tolist(), "scale": inputs.scale.tolist(), "kept": inputs.kept.tolist()},
+        "inputs": {field.name: getattr(inputs, field.name).tolist() for field in fields(Inputs)},
         "map": {"kind": kinds[type(features)], "parameters": [array.tolist() for array in features.parameters]},
         "tree": {field.name: _numbers(getattr(fitted.tree_, field.name)) for field in fields(Tree)},
         "classes_dtype": None if classes is None else classes.dtype.str,
@@ -128,12 +132,14 @@ def tree_from_dict(fitted: FeatureTreeBase, told: Mapping[str, Any]) -> None:
         raise DataError(f"Got a tree for {told['task']}, but {type(fitted).__name__} is for {task}. Use the other one.")
     exact = told["exact"]
     columns = exact["inputs"]
-    inputs = Inputs(np.array(columns["mean"]), np.array(columns["scale"]), np.array(columns["kept"], dtype=bool))
-    parameters = tuple(np.array(part, np.float64) for part in exact["map"]["parameters"])
+    inputs = Inputs(**{field.name: np.array(columns[field.name]) for field in fields(Inputs)})
+    width = int(inputs.kept.sum())  # of no rows, too, which lists do not tell
+    parameters = tuple(np.array(part, np.float64).reshape(-1, width) for part in exact["map"]["parameters"])
     features: FeatureMap = {"linear": LinearMap, "prototype": PrototypeMap}[exact["map"]["kind"]](*parameters)
     template = {field.name: exact["tree"][field.name] for field in fields(Tree)}
     kinds = {"children_left": np.int32, "children_right": np.int32, "feature": np.int32}
-    tree = Tree(**{name: np.array(values, kinds.get(name, np.float64)) for name, values in template.items()})
+    arrays: dict[str, Any] = {name: np.array(values, kinds.get(name, np.float64)) for name, values in template.items()}
+    tree = Tree(**arrays)
     classes = None if told["classes"] is None else np.array(told["classes"], dtype=exact["classes_dtype"])
     fitted.n_features_in_ = len(inputs.mean)
     if exact["named"]:
@@ -151,15 +157,15 @@ def tree_to_text(
     """Nested rules: see :meth:`FeatureTreeClassifier.export_text`."""
     if units not in UNITS:
         raise DataError(f"Got units={units!r}, but expected one of {', '.join(map(repr, UNITS))}.")
-    if not isinstance(decimals, int) or decimals < 1:
+    if not isinstance(decimals, int | np.integer) or decimals < 1:
         raise DataError(f"Got decimals={decimals!r}, but expected a whole number of at least 1.")
-    if max_terms is not None and (not isinstance(max_terms, int) or max_terms < 1):
+    if max_terms is not None and (not isinstance(max_terms, int | np.integer) or max_terms < 1):
         raise DataError(f"Got max_terms={max_terms!r}, but expected a whole number of at least 1, or None for all.")
     lines: list[str] = []
 
     def write(place: int, indent: str) -> None:
         node = told["nodes"][place]
-        rows = f"   (n = {node['n']:.6g})"
+        rows = f"   (n = {node['n']:.10g})"
         if node["left"] is None:
             lines.append(f"{indent}{_leaf(told, node, decimals)}{rows}")
             return
@@ -187,7 +193,7 @@ def rule_text(node: Mapping[str, Any], units: str = "original", decimals: int = 
     shown = len(weights) if max_terms is None else min(max_terms, len(weights))
     if node["rule"] == "prototype":
         parts = [
-            f"{number(w * w)}*({name} - {number(p)})^2"
+            f"{number(w * w)}*({name} {'+' if p < 0 else '-'} {number(abs(p))})^2"
             for name, w, p in zip(names[:shown], weights[:shown], centers[:shown], strict=True)
         ]
         text, compare, threshold = " + ".join(parts), "<", -threshold

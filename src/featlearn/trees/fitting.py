@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .._random import generator
 from ..exceptions import DataError
-from .choice import Choice, Penalty, choose
+from .choice import HELD_OUT, Choice, Penalty, choose
 from .features import FeatureMap, LinearMap, PrototypeMap
 from .fuzzy import fuzzy_tree
 from .inputs import Inputs
@@ -56,6 +56,11 @@ def fit_tree(given: Any, distinct: DistinctRows, inputs: Inputs, targets: Target
     DataError
         For directions of another width, with NaN, or of zero length, and where no input varies.
     """
+    if given.selection == "validation" and len(distinct.X) < HELD_OUT:
+        raise DataError(
+            f"Got {len(distinct.X)} different rows, but selection='validation' holds every fourth one out. Use "
+            "selection='penalty'."
+        )
     if not inputs.kept.any():
         raise DataError("Got only columns that do not vary, but expected one that does. There is nothing to split on.")
     rows, w = inputs.rows(distinct.X), distinct.w
@@ -71,11 +76,7 @@ def fit_tree(given: Any, distinct: DistinctRows, inputs: Inputs, targets: Target
         selection=given.selection, labels=labels, random_state=seed, verbose=given.verbose,
     )  # fmt: skip
     chosen = choice.candidate
-    if chosen.map is None:
-        features: FeatureMap = LinearMap(np.zeros((0, rows.shape[1])))
-        tree = chosen.tree
-    else:
-        features, tree = _turned(chosen.map, chosen.tree)
+    features, tree = _turned(chosen.map, chosen.tree)
     if given.predict_mode == "fuzzy":
         tree = fuzzy_tree(tree, features.forward(rows), targets.Y, w, float(given.bandwidth))
     return Fit(features, replace(tree, value=targets.decode(tree.value)), choice)
@@ -135,7 +136,10 @@ class Starts:
     def _directions(self, which: NDArray[np.intp]) -> list[Start]:
         asked = self.given.init_directions
         if isinstance(asked, str):
-            agop = kernel_agop(self.rows[which], self.targets.Y[which], self.distinct.w[which], random_state=self.seed)
+            rows, Y = self.rows[which], self.targets.Y[which]
+            if not (np.ptp(rows, axis=0).any() and np.ptp(Y, axis=0).any()):
+                return []  # few rows of many may be all alike: no direction to find
+            agop = kernel_agop(rows, Y, self.distinct.w[which], random_state=self.seed)
             plain = directions_from_agop(agop, self._count(), rotate=None)
             starts = [Start("kernel", LinearMap(plain), "direct")]
             if len(plain) > 1:
@@ -152,7 +156,11 @@ class Starts:
     def _checked(self, directions: Any) -> Floats:
         if isinstance(directions, torch.Tensor):
             directions = directions.detach().cpu().double().numpy()
-        array, width = np.asarray(directions, dtype=np.float64), self.distinct.X.shape[1]
+        width = self.distinct.X.shape[1]
+        try:
+            array = np.asarray(directions, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"Got init_directions that are no array of numbers (k, {width}): {error}") from error
         if array.ndim != 2 or array.shape[1] != width or not len(array):
             raise DataError(
                 f"Got init_directions of shape {array.shape}, but expected (k, {width}): a direction a row, a number "

@@ -22,17 +22,21 @@ class Inputs:
         Weighted mean and standard deviation (denominator n) of the training rows; the scale of a constant column is 1.
     kept : bool array of shape (d,)
         Columns that vary. The others are given to no rule.
+    low, high : array of shape (d,)
+        Smallest and largest entries of the training rows.
     """
 
     mean: Array
     scale: Array
     kept: NDArray[np.bool_]
+    low: Array
+    high: Array
 
     @classmethod
     def fit(cls, X: Array, w: Array) -> Inputs:
         """Of rows X (n, d) with positive weights w (n,)."""
         mean, scale = weighted_mean_and_scale(X, w)
-        return cls(mean, np.where(scale > 0, scale, 1.0), scale > 0)
+        return cls(mean, np.where(scale > 0, scale, 1.0), scale > 0, X.min(axis=0), X.max(axis=0))
 
     def rows(self, X: Array) -> Array:
         """Standardised columns that vary, (n, k)."""
@@ -59,10 +63,13 @@ class Inputs:
 
 def weighted_mean_and_scale(X: Array, w: Array) -> tuple[Array, Array]:
     """Mean and standard deviation of every column; exactly 0 for one that does not vary."""
-    total = w.sum()
-    mean = (w[:, None] * X).sum(axis=0) / total
+    share = (w / w.sum())[:, None]
+    mean = (share * X).sum(axis=0)
     # A second pass: the rounding of the first mean is as large as a small deviation about a large one.
-    mean = mean + (w[:, None] * (X - mean)).sum(axis=0) / total
+    mean = mean + (share * (X - mean)).sum(axis=0)
     varies = X.min(axis=0) < X.max(axis=0)
-    scale = np.sqrt((w[:, None] * np.square(X - mean)).sum(axis=0) / total)
+    deviations = X - mean
+    # Relative to the largest one: squares of very large and very small numbers are none.
+    largest = np.where(varies, np.abs(deviations).max(axis=0), 1.0)
+    scale = largest * np.sqrt((share * np.square(deviations / largest)).sum(axis=0))
     return np.where(varies, mean, X[0]), np.where(varies, scale, 0.0)

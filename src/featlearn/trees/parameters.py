@@ -80,10 +80,10 @@ def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
 
 
 def _whole(name: str, value: Any, least: int, other: str = "") -> None:
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
         raise DataError(f"Got {name}={value!r}, but expected {other}a whole number of at least {least}.")
 
 
 def _number(name: str, value: Any, other: str = "") -> None:
-    if not isinstance(value, Real) or isinstance(value, bool) or not np.isfinite(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < np.inf:
         raise DataError(f"Got {name}={value!r}, but expected {other}a finite number of at least 0.")

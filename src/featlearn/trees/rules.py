@@ -65,7 +65,8 @@ def rules_of(features: FeatureMap, inputs: Inputs) -> list[Rule]:
         for row, place in zip(np.abs(features.masks), features.prototypes, strict=True):
             used = _by_size(row)
             numbers = (row / scale, place * scale + inputs.mean[inputs.kept], row, place)
-            rules.append(Rule("prototype", tuple(columns[used]), *(tuple(part[used].tolist()) for part in numbers)))
+            weights, centers, masks, places = (tuple(part[used].tolist()) for part in numbers)
+            rules.append(Rule("prototype", tuple(columns[used]), weights, centers, masks, places))
         return rules
     return [Rule("other")] * features.n_features
 

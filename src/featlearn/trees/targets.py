@@ -53,8 +53,8 @@ def as_classes(y: NDArray[Any], w: Array) -> Targets:
     classes, codes = np.unique(y, return_inverse=True)
     if len(classes) < 2:
         raise DataError(
-            f"Got one class ({classes[0]!r}) among the rows of positive weight, but expected two or more. A classifier "
-            "needs rows of the other class."
+            f"Got one class ({classes.tolist()[0]!r}) among the rows of positive weight, but expected two or more. A "
+            "classifier needs rows of the other class."
         )
     return Targets(np.eye(len(classes))[codes], np.zeros(len(classes)), np.ones(len(classes)), classes)
 
