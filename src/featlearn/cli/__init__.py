@@ -1,5 +1,5 @@
-"""The command line ``featlearn measure | fit | predict | coordinate-check | dynamics | groups | probe | robust | demo |
-doctor``: exit codes, short errors.
+"""The command line ``featlearn measure | fit | predict | tree | coordinate-check | dynamics | groups | probe | robust |
+demo | doctor``: exit codes, short errors.
 
 Nothing here, nor in the modules that only declare a command's options, imports torch, pandas, matplotlib or rich: they
 load inside the body of a command, so that ``--help`` answers at once.
@@ -26,6 +26,7 @@ from .measure import measure
 from .predict import predict
 from .probe import probe
 from .robust import robust
+from .tree import tree
 
 __all__ = ["app", "main"]
 
@@ -44,6 +45,7 @@ app = typer.Typer(
 app.command()(measure)
 app.command()(fit)
 app.command()(predict)
+app.command()(tree)
 app.command()(coordinate_check)
 app.add_typer(dynamics, name="dynamics")
 app.command()(groups)

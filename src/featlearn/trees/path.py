@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,7 @@ class TreePath:
         """Plain values, ready for JSON."""
         return {"rows": self.rows, "cart": self.cart, "metric": self.metric, "score_of": self.score_of}
 
-    def plot(self, ax: Axes | None = None) -> Axes:
+    def plot(self, ax: Axes | Iterable[Axes] | None = None) -> list[Axes]:
         """Score against leaves and against the weights of all rules, CART behind."""
         from ..plots.feature_tree import plot_tree_path
 
@@ -120,7 +121,9 @@ def _cart_path(fitted: FeatureTreeBase, X: Any, targets: NDArray[Any], cart: tup
     kind = DecisionTreeRegressor if regression else DecisionTreeClassifier
     train, labels = fitted._checked_rows(cart[0]), np.asarray(plain(cart[1]))
     alphas = np.unique(kind(random_state=0).cost_complexity_pruning_path(train, labels).ccp_alphas)
-    alphas = alphas[np.unique(np.linspace(0, len(alphas) - 1, CART_SIZES).round().astype(int))]
+    # Small trees are those that matter: all of them, and ever fewer of the large ones.
+    steps = np.unique(np.geomspace(1, len(alphas), CART_SIZES).round().astype(int))
+    alphas = np.sort(alphas[-steps])
     rows, scored = [], fitted._checked_rows(X)
     for alpha in alphas[::-1]:
         tree = kind(random_state=0, ccp_alpha=max(float(alpha), 0.0)).fit(train, labels)
