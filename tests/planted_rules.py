@@ -56,12 +56,12 @@ class Task:
         plain, turned = (directions_from_agop(agop, 4, rotate=rotate) for rotate in (None, "varimax"))
         return [Start("kernel", LinearMap(plain), "direct"), Start("kernel, varimax", LinearMap(turned), "direct")]
 
-    def random_start(self, rows, kind=LinearMap, place=0):
-        features = kind.start(self.X[rows], self.Y[rows], self.w[rows], 4, generator(0, "start", place))
+    def random_start(self, rows, kind=LinearMap, place=0, q=4):
+        features = kind.start(self.X[rows], self.Y[rows], self.w[rows], q, generator(0, "start", place))
         return Start(f"random {place}", features, "learned")
 
     def prototype_starts(self, rows):
-        return [self.random_start(rows, PrototypeMap, place) for place in range(4)]
+        return [self.random_start(rows, PrototypeMap, place, q=2) for place in range(3)]
 
     def choose(self, starts, *, scale=0.1, selection="penalty", **settings):
         return choose(

@@ -128,7 +128,7 @@ def learn(
     log = _Log(problem)
     interrupted = False
     try:
-        with _Bar(verbose, len(starts) * (2 + len(supports(problem.d)))) as bar:
+        with _Bar(verbose, len(starts) * (1 + len(supports(problem.d)))) as bar:
             for start in starts:
                 log.begin(start, bar)
                 _learn_one(problem, start, log, random_state)
