@@ -31,6 +31,7 @@ print(json.dumps({"code": code, "loaded": sorted(sys.modules)}))
         ["dynamics", "diagnose", "--help"],
         ["groups", "--help"],
         ["robust", "--help"],
+        ["tree", "--help"],
         ["probe", "-h"],
         ["demo", "-h"],
         ["doctor", "--help"],
@@ -80,7 +81,18 @@ def test_help_and_version(featlearn) -> None:
     outcome = featlearn("--help")
     assert [
         name
-        for name in ("measure", "fit", "predict", "coordinate-check", "groups", "robust", "probe", "demo", "doctor")
+        for name in (
+            "measure",
+            "fit",
+            "predict",
+            "coordinate-check",
+            "groups",
+            "robust",
+            "probe",
+            "tree",
+            "demo",
+            "doctor",
+        )
         if name not in outcome.out
     ] == []
     assert "..." not in outcome.out.split("Commands:")[1]  # no summary is cut

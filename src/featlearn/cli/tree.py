@@ -76,6 +76,7 @@ def tree(  # one parameter an option: typer reads the command line from this sig
 
     wanted = TreeOptions.checked(task, features, selection, max_depth, terms, image_shape, seed)
     files = TreeFiles.plan(output, text, html, json, picture, png, quiet)
+    files.spare(data)
     return run_tree(
         data, target, wanted, files, test_fraction, drop or [], categorical or [], command_line(context.obj)
     )

@@ -113,6 +113,13 @@ class TreeFiles:
             Outcome(html, png, json, quiet, given).check()
         return cls(whole, folder)
 
+    def spare(self, data: Path) -> None:
+        """BadParameter if the data would be written over."""
+        outcome = self.outcome
+        places = [outcome.html, outcome.figure, outcome.json, *outcome.others.values()]
+        if data.exists() and data.resolve() in {Path(place).resolve() for place in places if place is not None}:
+            raise typer.BadParameter(f"Got {data} as data and as a file to write, but expected different ones.")
+
     def write(self, told: dict[str, Any], words: str, page: dict[str, Any], options: TreeOptions) -> None:
         """Write each file whole or not at all, and say so."""
         from matplotlib.figure import Figure
@@ -150,8 +157,6 @@ def run_tree(
     typer.BadParameter
         A column that is not there.
     """
-    from ..plots.tree_rules import check_image
-
     outcome = files.outcome
     # Columns, target, rows and their messages are those of featlearn fit.
     columns = FitOptions(options.task, "featlearn", None, None, None, 1, options.seed)
@@ -160,7 +165,12 @@ def run_tree(
         problem = replace(problem, y=problem.y.astype(str))  # fractions that name classes
     encoding = NumberColumns.of(problem.X, problem.rows.train)
     X = encoding.numbers(problem.X)
-    check_image({"features": list(X.columns)}, options.image_shape)
+    if options.image_shape is not None and X.shape[1] != options.image_shape[0] * options.image_shape[1]:
+        height, width = options.image_shape
+        raise typer.BadParameter(
+            f"Got --image-shape {height}x{width}, but expected {X.shape[1]} pixels, as many as there are inputs. Leave "
+            "it out if they are none."
+        )
     for note in problem.notes:
         outcome.note(f"{note}.")
 
@@ -229,12 +239,12 @@ def _rival(name: str, model: Any, X: pd.DataFrame, y: NDArray[Any]) -> dict[str,
 
 
 def _cart(regression: bool, leaves: int | None, X: pd.DataFrame, y: NDArray[Any]) -> Any:
-    """scikit-learn's tree of so many leaves; of one leaf that which splits nothing."""
+    """scikit-learn's tree of so many leaves; of one leaf the one that is pruned to its root."""
     from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
     kind = DecisionTreeRegressor if regression else DecisionTreeClassifier
     if leaves == 1:
-        return kind(max_depth=1, min_impurity_decrease=np.inf, random_state=0).fit(X, y)
+        return kind(ccp_alpha=np.finfo(np.float64).max, random_state=0).fit(X, y)
     return kind(max_leaf_nodes=leaves, random_state=0).fit(X, y)
 
 
