@@ -100,6 +100,7 @@ def test_no_test_row_is_seen_before_the_test(tree, folder, table, monkeypatch) -
     assert len(seen) == 1
     assert sorted(seen[0].index) == rows.train.tolist()
     told = json.loads((folder / "t.json").read_text())
+    assert told["tree"]["outputs"] == ["height"]
     predicted = FeatureTreeRegressor.from_dict(told["tree"]).predict(encoded(table).iloc[rows.test])
     value = told["test"]["table"][0]["scores"]["r2"]["value"]
     assert value == pytest.approx(r2_score(table["height"].iloc[rows.test], predicted))

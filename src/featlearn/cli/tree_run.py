@@ -179,6 +179,8 @@ def run_tree(
         fitted = options.estimator(problem.task, verbose=sys.stderr.isatty() and not outcome.quiet)
         fitted.fit(X.iloc[problem.rows.train], problem.y[problem.rows.train])
         told = _told(fitted, problem, X)
+    if problem.task == "regression":
+        told["tree"]["outputs"] = [target]
     told["columns"] = encoding.categories
     told["provenance"] = {
         "data": str(data), "target": target, "command": command, "seed": options.seed,
