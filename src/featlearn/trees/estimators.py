@@ -22,6 +22,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from .._arrays import like, plain
 from ..exceptions import DataError
 from .columns import check_finite, check_numbers
+from .described import described
 from .explain import Explanation, explain
 from .export import tree_from_dict, tree_to_dict, tree_to_text
 from .features import FeatureMap
@@ -457,3 +458,31 @@ def _names_of(y: Any) -> list[str] | None:
     if hasattr(y, "columns"):
         return [str(name) for name in y.columns]
     return None if getattr(y, "name", None) is None else [str(y.name)]
+
+
+described(
+    FeatureTreeClassifier,
+    targets="y the classes as columns of zeros and ones (the Brier score)",
+    units="",
+    classes="""classes_ : array of shape (K,)
+        Labels, ascending.
+    """,
+    example=""">>> y = np.where(X[:, 0] + 2 * X[:, 1] > 0, "yes", "no")
+    >>> tree = FeatureTreeClassifier(max_depth=2, random_state=0).fit(X, y)
+    >>> tree.get_n_leaves(), tree.score(X, y) > 0.97
+    (2, True)
+    >>> (tree.components_[0] / tree.components_[0].max()).round(1)
+    array([0.5, 1. , 0. ])""",
+)
+described(
+    FeatureTreeRegressor,
+    targets="y each output divided by its standard deviation",
+    units=", outputs divided by their standard deviations, while value is in their own units",
+    classes="",
+    example=""">>> y = 10.0 * (X[:, 0] + 2 * X[:, 1] > 0)
+    >>> tree = FeatureTreeRegressor(max_depth=2, random_state=0).fit(X, y)
+    >>> tree.get_n_leaves(), tree.score(X, y) > 0.9
+    (2, True)
+    >>> (tree.components_[0] / tree.components_[0].max()).round(1)
+    array([0.5, 1. , 0. ])""",
+)
