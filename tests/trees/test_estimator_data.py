@@ -10,7 +10,7 @@ import torch
 from numpy.testing import assert_array_equal
 from sklearn.exceptions import NotFittedError
 
-from featlearn.exceptions import DataError
+from featlearn.exceptions import DataError, FeatlearnWarning
 from featlearn.trees.estimators import FeatureTreeClassifier, FeatureTreeRegressor
 
 RANDOM = np.random.default_rng(11)
@@ -164,6 +164,14 @@ def test_bad_outputs_are_refused(y, told):
 def test_bad_weights_are_refused(weights, told):
     with pytest.raises(ValueError, match=told):
         FeatureTreeClassifier(**QUICK).fit(X, LABELS, sample_weight=weights)
+
+
+def test_weights_that_are_shares_are_told_to_count_for_nothing():
+    with pytest.warns(FeatlearnWarning, match="weights of 120 rows sum to 1, .* Multiply the weights") as caught:
+        tree = FeatureTreeClassifier(**QUICK).fit(X, LABELS, sample_weight=np.full(120, 1 / 120))
+    assert caught[0].filename == __file__
+    assert tree.get_n_leaves() == 1
+    FeatureTreeClassifier(**QUICK, min_weight_leaf=0.1).fit(X, LABELS, sample_weight=np.full(120, 1 / 120))
 
 
 @pytest.mark.parametrize("method", ["predict", "predict_proba", "transform", "apply", "decision_path"])

@@ -204,3 +204,17 @@ def test_linear_features_of_the_users_own_start_where_linear_ones_do():
     given = FeatureTreeClassifier(features=LinearMap(np.eye(4)), init_directions=None, max_iter=2, random_state=0)
     named = FeatureTreeClassifier(features="linear", init_directions=None, max_iter=2, random_state=0)
     assert_array_equal(given.fit(X, LABELS).predict_proba(X), named.fit(X, LABELS).predict_proba(X))
+
+
+def test_features_learned_on_some_rows_get_a_tree_of_all(monkeypatch):
+    monkeypatch.setattr("featlearn.trees.learn.MAX_LEARN_ROWS", 100)
+    tree = FeatureTreeClassifier(n_init=0, max_depth=2, random_state=0).fit(X, LABELS)
+    assert tree.n_leaves_ > 1
+    leaves = tree.apply(X)
+    for leaf in np.unique(leaves):
+        assert tree.tree_.n_node_weight[leaf] == (leaves == leaf).sum()
+        assert_allclose(tree.tree_.value[leaf], np.eye(3)[LABELS[leaves == leaf]].mean(axis=0), atol=1e-12)
+    assert_allclose(tree.transform(X).std(axis=0), 1, rtol=1e-9)
+    assert_allclose(tree.loss_, np.square(tree.predict_proba(X) - np.eye(3)[LABELS]).sum(axis=1).mean())
+    again = FeatureTreeClassifier(n_init=0, max_depth=2, random_state=0).fit(X[::-1], LABELS[::-1])
+    assert_array_equal(again.thresholds_, tree.thresholds_)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Self
@@ -20,7 +21,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from .._arrays import like, plain
-from ..exceptions import DataError
+from ..exceptions import DataError, FeatlearnWarning
 from .columns import check_finite, check_numbers
 from .described import described
 from .explain import Explanation, explain
@@ -123,6 +124,7 @@ class FeatureTreeBase(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         kept = w > 0
         if not kept.any():
             raise DataError("Got a sample_weight that is zero in every row, but expected a positive weight in some.")
+        self._warn_of_shares(w[kept])
         rows = distinct_rows(X[kept], y[kept], w[kept])
         inputs, targets = Inputs.fit(rows.X, rows.w), self._targets(rows.y, rows.w)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -135,6 +137,17 @@ class FeatureTreeBase(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self._store_tree(inputs, fit.map, fit.tree, targets.classes)
         self._store_search(fit, targets)
         return self
+
+    def _warn_of_shares(self, w: Floats) -> None:
+        least, total = 2 * self.min_weight_leaf, float(w.sum())
+        if total < least <= len(w):
+            warnings.warn(
+                f"The weights of {len(w)} rows sum to {total:.3g}, and a weight counts repetitions of a row: with "
+                f"min_weight_leaf={self.min_weight_leaf:g} no row can be split off. Multiply the weights, so that they "
+                "sum to the number of rows.",
+                FeatlearnWarning,
+                stacklevel=4,
+            )
 
     def _validated(self, X: Any, y: Any) -> tuple[Floats, NDArray[Any]]:
         raise NotImplementedError
