@@ -1,9 +1,10 @@
 """What small trees on learned features are compared with, each tuned inside the rows it is given, and their sizes.
 
-Tuned by 5-fold cross-validation inside the training rows: the price of a leaf of CART, alone and behind LDA, PCA (and
-how many components) and a random rotation (and which of ten); price of a leaf and inputs a rule of obliquetree; C and
-depth of STree; C of L1 logistic regression, alpha of the lasso. Forest and boosted trees have their defaults. The
-feature trees choose by their own penalty, or by rows that they hold out themselves.
+Tuned by 5-fold cross-validation inside the training rows: the price of a leaf of CART on the inputs, on the inputs and
+LDA's or PCA's components (and how many), and on randomly rotated inputs (and which of ten rotations); price of a leaf
+and inputs a rule of obliquetree; C and depth of STree; C of L1 logistic regression, alpha of the lasso. Forest and
+boosted trees have their defaults. The feature trees choose by their own penalty, or by rows that they hold out
+themselves.
 
 STree and obliquetree are not dependencies: `pip install stree obliquetree` beside featlearn.
 """
@@ -25,7 +26,7 @@ from sklearn.ensemble import (
 )
 from sklearn.linear_model import Lasso, LogisticRegression
 from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
@@ -128,17 +129,19 @@ def rivals(task: str, d: int, classes: int, seed: int, depth: int = 4) -> dict[s
     def tuned(model: Any, **grid: Any) -> GridSearchCV:
         return GridSearchCV(model, grid, cv=inner)
 
-    def before_cart(*steps: Any) -> Pipeline:
-        return Pipeline([*((str(place), step) for place, step in enumerate(steps)), ("cart", cart(task))])
+    def before_cart(name: str, step: Any) -> Pipeline:
+        return Pipeline([("scale", StandardScaler()), (name, step), ("cart", cart(task))])
 
     parts = sorted({part for part in (2, 4, 8, d) if part <= d})
     found: dict[str, Any] = {
         "CART": tuned(cart(task), ccp_alpha=PRICES),
         "PCA + CART": tuned(
-            before_cart(StandardScaler(), PCA()), **{"1__n_components": parts}, cart__ccp_alpha=PRICES[1::2]
+            before_cart("more", beside_inputs(PCA())),
+            more__components__n_components=parts,
+            cart__ccp_alpha=PRICES[1::2],
         ),
         "rotation + CART": tuned(
-            before_cart(StandardScaler(), RandomRotation()), **{"1__seed": range(ROTATIONS)}, cart__ccp_alpha=FEW_PRICES
+            before_cart("rotation", RandomRotation()), rotation__seed=range(ROTATIONS), cart__ccp_alpha=FEW_PRICES
         ),
     }
     absent = missing()
@@ -152,7 +155,9 @@ def rivals(task: str, d: int, classes: int, seed: int, depth: int = 4) -> dict[s
         found["forest"] = RandomForestRegressor(300, random_state=seed)
         found["boosting"] = HistGradientBoostingRegressor(random_state=seed)
         return found
-    found["LDA + CART"] = tuned(before_cart(StandardScaler(), LinearDiscriminantAnalysis()), cart__ccp_alpha=PRICES)
+    found["LDA + CART"] = tuned(
+        before_cart("more", beside_inputs(LinearDiscriminantAnalysis())), cart__ccp_alpha=PRICES
+    )
     if "stree" not in absent:
         from stree import Stree
 
@@ -170,37 +175,41 @@ def rivals(task: str, d: int, classes: int, seed: int, depth: int = 4) -> dict[s
     return found
 
 
+def beside_inputs(components: Any) -> FeatureUnion:
+    """So that a rule may test an input or a component."""
+    return FeatureUnion([("inputs", "passthrough"), ("components", components)])
+
+
 def _stratified(seed: int) -> StratifiedKFold:
     return StratifiedKFold(5, shuffle=True, random_state=seed)
 
 
 def size_of(model: Any, d: int) -> dict[str, float | None]:
-    """Leaves, depth, weights a rule (mean over the nodes) and weights of all different rules; None: no such thing.
+    """Leaves, depth, weights a rule (mean over the splits) and of all splits together; None: no such thing.
 
-    Of a linear model: weights that are not zero, a class. Of forests and boosted trees nothing is counted.
+    Of a linear model: weights that are not zero, a class and together. Of forests and boosted trees nothing is counted.
     """
     model = getattr(model, "best_estimator_", model)
     last = model[-1] if isinstance(model, Pipeline) else model
     if isinstance(last, FeatureTreeBase):
         tree = last.tree_
-        weights = last.n_weights_[tree.feature[tree.split_nodes]]
-        mean = float(weights.mean()) if len(weights) else 0.0
-        return _size(tree.n_leaves, tree.depth, mean, int(last.n_weights_.sum()))
+        return _size(tree.n_leaves, tree.depth, last.n_weights_[tree.feature[tree.split_nodes]])
     if isinstance(last, DecisionTreeClassifier | DecisionTreeRegressor):
-        splits = int(last.get_n_leaves()) - 1
-        turned = isinstance(model, Pipeline)
-        tests = np.unique(last.tree_.feature[last.tree_.feature >= 0])
-        return _size(splits + 1, int(last.get_depth()), float(d if turned else 1), d * len(tests) if turned else splits)
+        tests = last.tree_.feature[last.tree_.feature >= 0]
+        inputs = 0 if "rotation" in dict(getattr(model, "named_steps", {})) else d  # columns that are inputs, first
+        return _size(int(last.get_n_leaves()), int(last.get_depth()), np.where(tests < inputs, 1, d))
     if isinstance(last, PairTree):
-        return _size(last.leaves_, None, float(last.inputs), (last.leaves_ - 1) * last.inputs)
+        return _size(last.leaves_, None, np.full(last.leaves_ - 1, last.inputs))
     if hasattr(last, "nodes_leaves"):
         nodes, leaves = last.nodes_leaves()
-        return _size(int(leaves), int(last.depth_), float(d), d * int(nodes - leaves))
+        return _size(int(leaves), int(last.depth_) - 1, np.full(int(nodes - leaves), d))
     if hasattr(last, "coef_"):
-        coefficients = np.atleast_2d(last.coef_)
-        return _size(None, None, float((coefficients != 0).sum(axis=1).mean()), int((coefficients != 0).sum()))
-    return _size(None, None, None, None)
+        return _size(None, None, (np.atleast_2d(last.coef_) != 0).sum(axis=1))
+    return _size(None, None, None)
 
 
-def _size(leaves: int | None, depth: int | None, rule: float | None, total: int | None) -> dict[str, float | None]:
-    return {"leaves": leaves, "depth": depth, "weights_a_rule": rule, "weights": total}
+def _size(leaves: int | None, depth: int | None, rules: np.ndarray | None) -> dict[str, float | None]:
+    mean = None if rules is None else float(np.mean(rules)) if len(rules) else 0.0
+    return {
+        "leaves": leaves, "depth": depth, "weights_a_rule": mean, "weights": None if rules is None else int(rules.sum())
+    }  # fmt: skip
