@@ -1,4 +1,4 @@
-"""``featlearn predict``: a machine that ``featlearn fit`` wrote, on new rows."""
+"""``featlearn predict``: what ``featlearn fit`` or ``featlearn tree`` wrote, on new rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ __all__ = ["predict"]
 
 def predict(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="File of featlearn fit or of .export(), or the folder it is in.")
+        Path,
+        typer.Argument(
+            metavar="MODEL",
+            help="File of featlearn fit or of .export(), JSON of featlearn tree, or the folder it is in.",
+        ),
     ],
     data: Annotated[
         Path, typer.Argument(metavar="DATA", help="Table with the columns of training; others are ignored.")
@@ -33,8 +37,8 @@ def predict(
 
     Example: featlearn predict houses/ new.csv --interval 0.9 --output predictions.csv
     """
-    from .predict_run import load_machine, predictions_of, write_predictions
+    from .predict_run import load_model, predictions_of, write_predictions
 
-    machine = load_machine(model, proba, interval, output)
-    write_predictions(predictions_of(machine, data, proba, interval, keep), output)
+    found = load_model(model, proba, interval, output)
+    write_predictions(predictions_of(found, data, proba, interval, keep), output)
     return 0

@@ -1,4 +1,4 @@
-"""The parts of ``featlearn predict``: the machine, the rows, the file."""
+"""The parts of ``featlearn predict``: the machine or tree, the rows, the file."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 import pandas as pd
 import typer
 
-from ..exceptions import DataError, ModelError
-from ..machines.export import load
+from ..exceptions import DataError
 from .output_files import STANDARD_OUTPUT, check_writable
 from .table_data import read_table
+from .table_model import TableModel, read_model
 
-__all__ = ["load_machine", "predictions_of", "write_predictions"]
+__all__ = ["load_model", "predictions_of", "write_predictions"]
 
 
-def load_machine(path: Path, proba: bool, interval: float | None, output: str) -> Any:
+def load_model(path: Path, proba: bool, interval: float | None, output: str) -> TableModel:
     """The machine or tree, once it is known that it can give what is asked for and that it can be written.
 
     Raises
     ------
     ModelError
-        No machine there.
+        No machine and no tree there.
     typer.BadParameter
         What it cannot give.
     """
@@ -30,25 +30,20 @@ def load_machine(path: Path, proba: bool, interval: float | None, output: str) -
         check_writable(Path(output), "--output")
     if interval is not None and not 0 < interval < 1:
         raise typer.BadParameter(f"Got --interval {interval}, but expected a number between 0 and 1, such as 0.9.")
-    try:
-        machine = load(path / "machine.safetensors" if path.is_dir() else path)
-    except OSError as error:
-        raise ModelError(
-            f"Got {path}, but it cannot be read ({error.strerror}). Expected a file of featlearn fit."
-        ) from error
-    classifies = hasattr(machine, "classes_")
-    if proba and not classifies:
-        raise typer.BadParameter("Got --proba for a machine that predicts numbers, but expected one for classes.")
-    if interval is not None and classifies:
-        raise typer.BadParameter("Got --interval for a machine that predicts classes. Use --proba.")
-    if interval is not None and not machine.has_intervals:
+    model = read_model(path)
+    if proba and not model.classifies:
+        raise typer.BadParameter(f"Got --proba for a {model.what} that predicts numbers, but expected one for classes.")
+    if interval is not None and model.classifies:
+        raise typer.BadParameter(f"Got --interval for a {model.what} that predicts classes. Use --proba.")
+    if interval is not None and not model.has_intervals:
         raise typer.BadParameter(
-            "Got --interval for a machine without intervals. Fit it with --intervals split or --intervals cv_plus."
+            f"Got --interval for a {model.what} without intervals. Fit a machine with --intervals split or --intervals "
+            "cv_plus."
         )
-    return machine
+    return model
 
 
-def predictions_of(machine: Any, data: Path, proba: bool, interval: float | None, keep: bool) -> pd.DataFrame:
+def predictions_of(model: TableModel, data: Path, proba: bool, interval: float | None, keep: bool) -> pd.DataFrame:
     """One row for each row of the data.
 
     Raises
@@ -56,8 +51,8 @@ def predictions_of(machine: Any, data: Path, proba: bool, interval: float | None
     DataError
         Data that cannot be read, or that lack a column of training.
     """
-    table = read_table(data, _texts(machine))
-    X = _columns(machine, table, data)
+    table = read_table(data, model.texts)
+    machine, X = model.fitted, model.encode(_columns(model, table, data))
     found = _numbered("prediction", machine.predict(X))
     if proba:
         names = [f"probability {label}" for label in machine.classes_]
@@ -85,22 +80,15 @@ def write_predictions(found: pd.DataFrame, output: str) -> None:
     atomic_write(output, text)
 
 
-def _texts(machine: Any) -> list[str]:
-    """Columns that were text in training: in a short table their entries may all look like numbers."""
-    columns = machine.columns
-    names = columns.feature_names
-    return [] if names is None else [names[block.position] for block in columns.categories if block.kind == "text"]
-
-
-def _columns(machine: Any, table: pd.DataFrame, data: Path) -> pd.DataFrame:
-    names = machine.columns.feature_names
+def _columns(model: TableModel, table: pd.DataFrame, data: Path) -> pd.DataFrame:
+    names = model.names
     if names is None:
         return table
     missing = [name for name in names if name not in table.columns]
     if missing:
         shown = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
         raise DataError(f"Got {data} without {shown}, but expected all {len(names)} columns of training.")
-    return table[list(names)]
+    return table[names]
 
 
 def _numbered(name: str, values: Any) -> pd.DataFrame:

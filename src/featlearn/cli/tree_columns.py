@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ..exceptions import DataError
+from ..exceptions import DataError, FeatlearnWarning
 
 __all__ = ["NumberColumns"]
 
@@ -41,7 +42,7 @@ class NumberColumns:
         found: dict[str, list[Any] | None] = {}
         for name in table.columns:
             column = table[name]
-            _check_whole(column)
+            _check_whole(column, f", or pass --drop {name}")
             if pd.api.types.is_numeric_dtype(column.dtype):
                 found[name] = None
                 continue
@@ -67,18 +68,61 @@ class NumberColumns:
             made |= {f"{name}[{entry}]": (table[name] == entry).to_numpy(dtype=np.float64) for entry in shown}
         return pd.DataFrame(made, index=table.index)
 
+    @property
+    def texts(self) -> list[str]:
+        """Columns whose entries are text, whatever those of another table look like."""
+        return [name for name, entries in self.categories.items() if entries and isinstance(entries[0], str)]
 
-def _check_whole(column: pd.Series) -> None:
+    def new(self, table: pd.DataFrame) -> pd.DataFrame:
+        """:meth:`numbers` of rows that were not there when the columns were made, with the same columns.
+
+        Raises
+        ------
+        DataError
+            Gaps, text among numbers, infinite numbers.
+
+        Warns
+        -----
+        FeatlearnWarning
+            Entries of a category that training did not have.
+        """
+        for name, entries in self.categories.items():
+            column = table[name]
+            _check_whole(column)
+            if entries is not None:
+                _warn_of_unknown(column, entries)
+            elif not pd.api.types.is_numeric_dtype(column.dtype):
+                place = int(pd.to_numeric(column, errors="coerce").isna().to_numpy().argmax())
+                raise DataError(
+                    f"Got {column.iloc[place]!r} in {name} (row {place + 1} of the data), but expected numbers, as in "
+                    "training."
+                )
+        return self.numbers(table)
+
+
+def _check_whole(column: pd.Series, or_else: str = "") -> None:
     missing = column.isna().to_numpy()
     if missing.any():
         raise DataError(
             f"Got {missing.sum():,} gaps in {column.name} (the first in row {int(missing.argmax()) + 1} of the data), "
-            f"but expected an entry in every row. Fill them, remove these rows, or pass --drop {column.name}."
+            f"but expected an entry in every row. Fill them, or remove these rows{or_else}."
         )
     if pd.api.types.is_numeric_dtype(column.dtype):
         bad = ~np.isfinite(column.to_numpy(dtype=np.float64))
         if bad.any():
             raise DataError(
                 f"Got an infinite number in {column.name} (row {int(bad.argmax()) + 1} of the data), but expected "
-                f"finite ones. Remove this row, or pass --drop {column.name}."
+                f"finite ones. Remove this row{or_else}."
             )
+
+
+def _warn_of_unknown(column: pd.Series, entries: list[Any]) -> None:
+    unknown = ~column.isin(entries).to_numpy()
+    if unknown.any():
+        as_what = f"are taken as {entries[0]!r}" if len(entries) == 2 else "count as none of its entries"
+        warnings.warn(
+            f"Got {column.iloc[int(unknown.argmax())]!r} in {column.name} (row {int(unknown.argmax()) + 1} of the "
+            f"data), which training did not have. Such rows, {unknown.sum():,} here, {as_what}.",
+            FeatlearnWarning,
+            stacklevel=2,
+        )

@@ -10,7 +10,9 @@ convolutional machine. ``plot_speed`` draws a ``FeatureSpeed``, ``plot_speed_his
 recorded, ``plot_layer_balance`` and ``plot_balance`` scales of consecutive layers, ``plot_coordinates`` a
 ``CoordinateCheck``. ``plot_hyperbola`` puts solvable models into one plane of output and kernel,
 ``plot_mechanism_plane`` linear networks into that of alignment and norm; ``plot_phase_diagram``, ``plot_mechanisms``
-and ``plot_diagnosis`` draw what their namesakes return. Names load at first use, and matplotlib with them.
+and ``plot_diagnosis`` draw what their namesakes return.
+``plot_feature_tree`` draws ``export_dict()`` of a tree on learned features, ``plot_tree_path`` accuracy against its
+size, ``plot_permutation`` a ``PermutationReport``. Names load at first use, and matplotlib with them.
 """
 
 from __future__ import annotations
@@ -25,11 +27,13 @@ if TYPE_CHECKING:
     from .diagnosis import plot_diagnosis
     from .dynamics import plot_hyperbola, plot_mechanism_plane
     from .explained import plot_early, plot_explained
+    from .feature_tree import plot_feature_tree, plot_tree_path
     from .features import plot_centered, plot_directions, plot_feature_report, plot_spectra
     from .filters import plot_deep_conv_rfm, plot_filters, plot_saliency
     from .grokking import plot_grokking
     from .machines import plot_importances, plot_machine, plot_scree, plot_selection
     from .mechanisms import plot_mechanisms
+    from .permutation import plot_permutation
     from .phase_diagram import plot_phase_diagram
     from .speed import plot_speed, plot_speed_history
     from .tracking import plot_history
@@ -46,6 +50,7 @@ __all__ = [
     "plot_early",
     "plot_explained",
     "plot_feature_report",
+    "plot_feature_tree",
     "plot_filters",
     "plot_grokking",
     "plot_history",
@@ -55,6 +60,7 @@ __all__ = [
     "plot_machine",
     "plot_mechanism_plane",
     "plot_mechanisms",
+    "plot_permutation",
     "plot_phase_diagram",
     "plot_saliency",
     "plot_scree",
@@ -63,6 +69,7 @@ __all__ = [
     "plot_speed",
     "plot_speed_history",
     "plot_tree",
+    "plot_tree_path",
 ]
 
 _HOME = {
@@ -76,6 +83,7 @@ _HOME = {
     "plot_early": "explained",
     "plot_explained": "explained",
     "plot_feature_report": "features",
+    "plot_feature_tree": "feature_tree",
     "plot_filters": "filters",
     "plot_grokking": "grokking",
     "plot_history": "tracking",
@@ -85,6 +93,7 @@ _HOME = {
     "plot_machine": "machines",
     "plot_mechanism_plane": "dynamics",
     "plot_mechanisms": "mechanisms",
+    "plot_permutation": "permutation",
     "plot_phase_diagram": "phase_diagram",
     "plot_saliency": "filters",
     "plot_scree": "machines",
@@ -93,6 +102,7 @@ _HOME = {
     "plot_speed": "speed",
     "plot_speed_history": "speed",
     "plot_tree": "trees",
+    "plot_tree_path": "feature_tree",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from sklearn.base import clone
 
 from .._random import generator
 from ..exceptions import DataError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["PermutationReport", "permutation_report"]
 
@@ -44,6 +47,12 @@ class PermutationReport:
 
         targets = ["given"] + ["permuted"] * len(self.permuted)
         return pd.DataFrame({"targets": targets, "explained": [self.explained, *self.permuted]})
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Histogram of what was explained of permuted targets, with that of the given ones marked."""
+        from ..plots.permutation import plot_permutation
+
+        return plot_permutation(self.to_dict(), ax)
 
 
 def permutation_report(
