@@ -2,7 +2,7 @@
 
     FEATLEARN_DATA=... OMP_NUM_THREADS=1 python benchmarks/feature_tree_is_smaller_than_cart_at_equal_accuracy.py
 
-Accuracy (R2 for regressions), leaves, weights a rule and CPU seconds over five folds, stratified for classes; twice five
+Accuracy (R2 of regressions), leaves, weights a rule and CPU seconds over five folds, stratified for classes; twice five
 on the three smallest sets, two on digits. The same folds for all; everything that is tuned is tuned inside the training
 rows (see `smalltrees.py`), and inputs and targets are standardised with them. Of tables larger than MOST_ROWS that many
 random rows are used; words become 0/1 columns. Also: CART of as many leaves as the feature tree of the fold, and the
