@@ -96,7 +96,7 @@ def test_names_and_routes_of_starts(monkeypatch):
     assert told(n_init=0, n_features=1) == [("kernel", "direct", 1)]
     assert told(init_directions=np.eye(4)[:2]) == [("directions", "direct", 2), ("random", "learned", 4)]
     assert told(init_directions=None, n_features=9) == [("random", "learned", 9)]
-    assert told(features="prototype") == [("random", "learned", 4)]
+    assert told(features="prototype") == [(f"random {place}", "learned", 3) for place in (1, 2, 3)]
     assert told(max_iter=0) == kernel
     assert told(features=PrototypeMap(np.zeros((1, 4)), np.ones((1, 4)))) == [("random", "learned", 4)]
 

@@ -8,6 +8,7 @@ from planted_rules import Task, cosine
 from sklearn.model_selection import GridSearchCV
 from sklearn.tree import DecisionTreeClassifier
 
+from featlearn import FeatureTreeClassifier
 from featlearn.trees.features import LinearMap
 from featlearn.trees.problem import Start
 
@@ -37,6 +38,17 @@ def test_xor_of_two_diagonals_takes_four_leaves():
     assert task.score(candidate) >= 0.975
     assert candidate.tree.n_leaves == 4
     assert sorted(np.flatnonzero(row).tolist() for row in candidate.map.weights) == [[0, 1], [2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "n", "d", "score", "leaves"),
+    [("sum", 800, 10, 0.985, 3), ("xor", 800, 10, 0.975, 6), ("xor", 800, 30, 0.975, 6), ("three", 300, 30, 0.94, 4)],
+)
+def test_three_draws_of_four_are_found(kind, n, d, score, leaves):
+    tasks = [Task(kind, n, d, seed=seed) for seed in range(1, 5)]
+    found = [task.choose(task.kernel_starts).candidate for task in tasks]
+    met = [task.score(each) >= score and each.tree.n_leaves <= leaves for task, each in zip(tasks, found, strict=True)]
+    assert sum(met) >= 3
 
 
 def test_the_true_rows_are_a_start():
@@ -69,6 +81,15 @@ def test_rules_along_the_axes_come_out_as_those_of_cart():
     cart = GridSearchCV(DecisionTreeClassifier(random_state=0), grid, cv=5).fit(task.X, task.labels)
     assert task.score(candidate) >= cart.score(task.new, task.truth) - 0.01
     assert (candidate.map.n_weights == 1).all()
+
+
+def test_three_circles_of_four_are_found_by_default():
+    met = []
+    for seed in range(4):
+        task = Task("circle", 800, 10, seed=seed)
+        tree = FeatureTreeClassifier("prototype", random_state=seed).fit(task.X, task.labels)
+        met.append(tree.score(task.new, task.truth) >= 0.98)
+    assert sum(met) >= 3
 
 
 def test_a_circle_is_closeness_to_one_prototype():

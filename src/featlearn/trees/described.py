@@ -26,9 +26,10 @@ TEXT = """
         turned to be sparse. Directions of your own act on X as it is; ``callable(X, y)`` gives them from the training
         rows alone, which is what cross-validation needs. None: random starts alone.
     n_features : int or "auto", default="auto"
-        Features of a start. "auto": 4, or one a class up to 8, and never more than inputs.
-    n_init : int, default=1
-        Random starts besides; may be 0 if there are directions.
+        Features of a start. "auto": 4 (2 prototypes), or one a class up to 8, and never more than inputs.
+    n_init : int or "auto", default="auto"
+        Random starts besides; may be 0 if there are directions. "auto": 1, of prototypes 3, since one start with many
+        prototypes often misses a simple answer.
     max_depth : int, default=4
         Most rules on a path.
     bandwidth : float, default=0.1

@@ -54,7 +54,7 @@ class FeatureTreeBase(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         init_directions: Any = "kernel",
         *,
         n_features: Any = "auto",
-        n_init: int = 1,
+        n_init: int | str = "auto",
         max_depth: int = 4,
         bandwidth: float = 0.1,
         penalty_scale: float = 0.1,

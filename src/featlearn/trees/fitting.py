@@ -27,6 +27,7 @@ __all__ = ["Fit", "fit_tree"]
 Floats = NDArray[np.float64]
 
 MOST_FEATURES, FEWEST_FEATURES = 8, 4  # of a start, unless there are fewer inputs
+FEWEST_PROTOTYPES, PROTOTYPE_STARTS = 2, 3  # one start with four prototypes finds a circle in every other draw
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,8 +112,11 @@ class Starts:
             return starts
         rows, Y, w = self.rows[which], self.targets.Y[which], self.distinct.w[which]
         start = self._start_of_map()
-        for place in range(self.given.n_init):
-            name = f"random {place + 1}" if self.given.n_init > 1 else "random"
+        count = self.given.n_init
+        if isinstance(count, str):
+            count = PROTOTYPE_STARTS if self._prototypes else 1
+        for place in range(count):
+            name = f"random {place + 1}" if count > 1 else "random"
             rng = generator(self.seed, "trees", "start", place)
             starts.append(Start(name, start(rows, Y, w, self._count(), rng), "learned"))
         return starts
@@ -129,9 +133,13 @@ class Starts:
         width = self.rows.shape[1]
         if self.given.n_features != "auto":
             return int(self.given.n_features)
-        if self.targets.classes is None:
-            return min(FEWEST_FEATURES, width)
-        return min(max(FEWEST_FEATURES, len(self.targets.classes)), MOST_FEATURES, width)
+        fewest = FEWEST_PROTOTYPES if self._prototypes else FEWEST_FEATURES
+        classes = 0 if self.targets.classes is None else len(self.targets.classes)
+        return min(max(fewest, classes), MOST_FEATURES, width)
+
+    @property
+    def _prototypes(self) -> bool:
+        return isinstance(self.given.features, str) and self.given.features == "prototype"
 
     def _directions(self, which: NDArray[np.intp]) -> list[Start]:
         asked = self.given.init_directions

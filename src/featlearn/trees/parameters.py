@@ -37,7 +37,8 @@ def check_parameters(given: Any) -> None:
             )
     _check_start(given)
     _whole("max_depth", given.max_depth, 1)
-    _whole("n_init", given.n_init, 0)
+    if not (isinstance(given.n_init, str) and given.n_init == "auto"):
+        _whole("n_init", given.n_init, 0, "'auto' or ")
     _whole("max_iter", given.max_iter, 0)
     if given.n_features != "auto":
         _whole("n_features", given.n_features, 1, "'auto' or ")
