@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .exceptions import DataError
 
-__all__ = ["Restore", "as_tensor", "like", "plain"]
+__all__ = ["Restore", "as_tensor", "floats_like", "like", "plain"]
 
 
 class Restore(Protocol):
@@ -78,13 +78,24 @@ def plain(values: Any) -> Any:
     """For what computes in numpy: a tensor, of any device and precision, as an array; anything else as it is."""
     if not isinstance(values, torch.Tensor):
         return values
-    return (values.double() if values.is_floating_point() else values).detach().cpu().numpy()
+    # First off the device: not every device has double precision.
+    values = values.detach().cpu()
+    return (values.double() if values.is_floating_point() else values).numpy()
 
 
 def like(X: Any, values: NDArray[Any]) -> Any:
     """Results for rows X: a tensor on the device of a tensor, except for words; an array for anything else."""
-    told = isinstance(X, torch.Tensor) and values.dtype.kind in "biuf"
-    return torch.from_numpy(values).to(X.device) if told else values
+    if not isinstance(X, torch.Tensor) or values.dtype.kind not in "biuf":
+        return values
+    native = values.astype(values.dtype.newbyteorder("="), copy=False)
+    return torch.from_numpy(native).to(X.device)
+
+
+def floats_like(X: Any, values: NDArray[np.float64]) -> Any:
+    """Real numbers for rows X: of the kind, on the device and in the precision of a tensor or a floating array."""
+    if isinstance(X, torch.Tensor):
+        return torch.from_numpy(values).to(X.device, X.dtype if X.is_floating_point() else torch.float64)
+    return values.astype(X.dtype, copy=False) if isinstance(X, np.ndarray) and X.dtype.kind == "f" else values
 
 
 def _checked(tensor: torch.Tensor, name: str, dtype: torch.dtype | None, min_rank: int, finite: bool) -> torch.Tensor:

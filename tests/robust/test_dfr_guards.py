@@ -11,10 +11,10 @@ import pytest
 import torch
 from scipy.special import expit
 
+from featlearn._arrays import plain
 from featlearn.exceptions import DataError, FeatlearnWarning
 from featlearn.robust.balanced_fits import BalancedFits, Rows
 from featlearn.robust.dfr import DFRClassifier
-from featlearn.robust.kinds import plain
 from featlearn.robust.logistic import LinearFit, PenalisedLogistic
 
 

@@ -20,7 +20,7 @@ SIGNS = X[:, 0] + (X[:, 1] - 50) / 10 > 0, 10 * X[:, 2] > 0.3
 LABELS = np.array(["a", "b", "c"])[SIGNS[0] * (1 + SIGNS[1])]
 OUTPUTS = np.c_[2.0 * SIGNS[0] + SIGNS[1], 100.0 * SIGNS[1]] + 0.1 * RANDOM.standard_normal((160, 2))
 QUICK = {"n_init": 0, "max_depth": 3, "random_state": 0}
-CIRCLE = {**QUICK, "features": "prototype", "n_init": 1, "max_iter": 4}
+CIRCLE = {**QUICK, "features": "prototype", "n_features": 4, "n_init": 1, "max_iter": 4}
 
 CASES = {
     "classes": (FeatureTreeClassifier, QUICK, LABELS),

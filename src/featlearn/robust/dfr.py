@@ -18,12 +18,12 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import nn
 
+from .._arrays import floats_like, like, plain
 from ..exceptions import DataError, FeatlearnWarning
 from .balanced_fits import BalancedFits, Rows, check_halves, grouped_rows, standard_scaler
 from .group_report import group_report
 from .group_results import GroupReport
 from .groups import FEW, GroupLabels, balance_groups, check_order, few_rows
-from .kinds import floats_like, like, plain
 from .last_layer import as_linear
 from .logistic import LinearFit, PenalisedLogistic, predicted_codes, probabilities
 

@@ -15,15 +15,14 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
-from .._arrays import as_tensor
+from .._arrays import as_tensor, like, plain
+from .._parameters import check_amount, check_count
 from .._random import generator, seeded_rng
 from ..exceptions import DataError, ModelError
 from .feat_network import default_featurizer, features_in_chunks, logits_of, mean_head, predicted
 from .feat_rounds import RoundRule, point_mean
 from .feat_training import train_rounds
 from .groups import check_order
-from .kinds import like, plain
-from .parameters import check_amount, check_count
 
 __all__ = ["FeATPretrainer"]
 

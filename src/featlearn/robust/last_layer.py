@@ -12,12 +12,12 @@ import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
+from .._arrays import plain
 from ..agop.batches import parse_batch
 from ..agop.finding import without_wrappers
 from ..agop.reference_model import closest_names
 from ..agop.taps import guest
 from ..exceptions import DataError, ModelError
-from .kinds import plain
 from .labelled_batches import split_batch
 
 __all__ = ["as_linear", "install_head"]

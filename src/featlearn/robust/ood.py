@@ -15,6 +15,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
 
+from .._arrays import floats_like, like, plain
+from .._parameters import check_amount, check_count
 from ..exceptions import DataError, FeatlearnWarning
 from .environments import EnvironmentRows, check_environments, code_environments, hold_out
 from .group_report import group_report
@@ -22,10 +24,8 @@ from .group_results import GroupReport
 from .groups import check_order
 from .head_starts import erm_start, given_start, random_start
 from .head_training import Recipe, descend, is_degenerate
-from .kinds import floats_like, like, plain
 from .last_layer import as_linear
 from .logistic import LinearFit, predicted_codes, probabilities
-from .parameters import check_amount, check_count
 from .penalties import OBJECTIVES, penalty_weights
 
 __all__ = ["OODHead"]

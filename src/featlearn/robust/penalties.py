@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .._parameters import check_amount
 from ..exceptions import DataError
-from .parameters import check_amount
 
 __all__ = [
     "OBJECTIVES",

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from sklearn.base import clone, is_classifier
 from sklearn.utils.validation import has_fit_parameter
 
+from .._parameters import check_count
 from ..exceptions import DataError, FeatlearnWarning
 from .excess_interval import excess_interval
 from .group_intervals import equal_draws, minimum_interval
 from .groups import FEW, GroupLabels, balance_groups, common_groups, few_rows
 from .label_columns import check_order, label_column
-from .parameters import check_count
 from .probe_results import CONTROLS, FeatureProbe, ProbePoint
 
 __all__ = ["Prober", "Source", "check_settings", "feature_probe"]

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from .._parameters import check_amount, check_count, is_real
 from .._random import generator
 from ..exceptions import DataError
-from .parameters import check_amount, check_count, is_real
 from .penalties import irm_penalties, objective, penalty_weights, point_losses
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from .._parameters import check_count
 from .._random import seeded_rng
 from ..agop.finding import unwrap
 from ..agop.reference_model import reference_model
 from ..exceptions import ModelError
-from .parameters import check_count
 
 __all__ = ["untrained_copy"]
 

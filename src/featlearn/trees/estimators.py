@@ -20,7 +20,7 @@ from sklearn.base import (
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from .._arrays import like, plain
+from .._arrays import floats_like, like, plain
 from ..exceptions import DataError, FeatlearnWarning
 from .columns import check_finite, check_numbers
 from .described import described
@@ -240,7 +240,7 @@ class FeatureTreeBase(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     def transform(self, X: Any) -> Any:
         """The features that the rules test, (n, q): the columns of ``tree_``, in standard deviations."""
-        return like(X, self._features(X))
+        return floats_like(X, self._features(X))
 
     def apply(self, X: Any) -> Any:
         """Leaf of every row, as a node of ``tree_``, (n,): the crisp side at every node."""
@@ -429,7 +429,7 @@ class FeatureTreeClassifier(ClassifierMixin, FeatureTreeBase):
 
     def predict_proba(self, X: Any) -> Any:
         """Shares of the classes, (n, K), in the order of ``classes_``. A tensor for a tensor."""
-        return like(X, self._values(X))
+        return floats_like(X, self._values(X))
 
     def predict(self, X: Any) -> Any:
         """Classes (n,), the first of equally frequent ones. A tensor for a tensor, if classes are numbers."""
@@ -458,7 +458,7 @@ class FeatureTreeRegressor(RegressorMixin, FeatureTreeBase):
     def predict(self, X: Any) -> Any:
         """Outputs, (n,) or (n, K) as in fit. A tensor for a tensor."""
         values = self._values(X)
-        return like(X, values[:, 0] if self.one_output_ else values)
+        return floats_like(X, values[:, 0] if self.one_output_ else values)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

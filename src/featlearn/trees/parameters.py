@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
-import numpy as np
-
+from .._parameters import check_amount, check_count
 from ..exceptions import DataError
 from .choice import SELECTIONS
 
@@ -36,18 +35,18 @@ def check_parameters(given: Any) -> None:
                 f"Got features={given.features!r}{lacking}, but expected 'linear', 'prototype' or a FeatureMap."
             )
     _check_start(given)
-    _whole("max_depth", given.max_depth, 1)
+    check_count("max_depth", given.max_depth, 1)
     if not (isinstance(given.n_init, str) and given.n_init == "auto"):
-        _whole("n_init", given.n_init, 0, "'auto' or ")
-    _whole("max_iter", given.max_iter, 0)
+        check_count("n_init", given.n_init, 0, other="'auto' or ")
+    check_count("max_iter", given.max_iter, 0)
     if given.n_features != "auto":
-        _whole("n_features", given.n_features, 1, "'auto' or ")
+        check_count("n_features", given.n_features, 1, other="'auto' or ")
     for name in ("penalty_scale", "min_weight_leaf"):
-        _number(name, getattr(given, name))
+        check_amount(name, getattr(given, name))
     for name in ("alpha", "l0"):
         if not (isinstance(value := getattr(given, name), str) and value == "auto"):
-            _number(name, value, "'auto' or ")
-    _number("bandwidth", given.bandwidth)
+            check_amount(name, value, other="'auto' or ")
+    check_amount("bandwidth", given.bandwidth)
     if 0 < given.bandwidth < NARROWEST:
         raise DataError(
             f"Got bandwidth={given.bandwidth!r}, but expected 0 or at least {NARROWEST:g} standard deviations of a "
@@ -78,13 +77,3 @@ def _check_start(given: Any) -> None:
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     if not isinstance(value, str) or value not in allowed:
         raise DataError(f"Got {name}={value!r}, but expected one of {', '.join(map(repr, allowed))}.")
-
-
-def _whole(name: str, value: Any, least: int, other: str = "") -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
-        raise DataError(f"Got {name}={value!r}, but expected {other}a whole number of at least {least}.")
-
-
-def _number(name: str, value: Any, other: str = "") -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < np.inf:
-        raise DataError(f"Got {name}={value!r}, but expected {other}a finite number of at least 0.")
