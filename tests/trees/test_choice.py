@@ -151,3 +151,38 @@ def test_an_interrupt_gives_the_best_tree_so_far(monkeypatch, selection):
     assert len(calls) == (1 if selection == "penalty" else 2)
     assert choice.candidate.tree.n_node_weight[0] == 240
     assert choice.candidate.tree.n_leaves > 1
+
+
+@pytest.mark.parametrize("where", ["starts", "learning"])
+def test_what_held_out_rows_chose_is_kept_when_learning_again_is_interrupted(monkeypatch, where):
+    """Before there is a tree of all rows, the best so far is the chosen rules with a tree grown on all rows."""
+    calls = []
+
+    def starts(rows):
+        calls.append(rows)
+        if where == "starts" and len(calls) == 2:
+            raise KeyboardInterrupt
+        return [ROUGH]
+
+    def stopped(*arguments, **options):
+        result = learn(*arguments, **options)
+        return result if len(calls) == 1 else LearnResult(result.candidates[:1], [], interrupted=True)
+
+    monkeypatch.setattr(choice_module, "learn", stopped)
+    choice = TASK.choose(starts, selection="validation")
+    assert len(calls) == 2
+    assert choice.interrupted
+    assert choice.selection == "validation"
+    assert choice.candidate.tree.n_leaves > 1
+    assert choice.candidate.tree.n_node_weight[0] == 240
+    assert TASK.score(choice.candidate) > 0.97
+    assert sum(entry["chosen"] for entry in choice.table) == 1
+
+
+def test_an_interrupt_before_there_is_any_tree_is_passed_on():
+    def starts(rows):
+        raise KeyboardInterrupt
+
+    for selection in ("penalty", "validation"):
+        with pytest.raises(KeyboardInterrupt):
+            TASK.choose(starts, selection=selection)

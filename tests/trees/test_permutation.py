@@ -20,6 +20,7 @@ class Stump(BaseEstimator):
     """A tree of scikit-learn's with the two attributes that are read; remembers every fit."""
 
     fits = ()
+    interrupted_ = False
 
     def fit(self, X, y, sample_weight=None):
         Stump.fits += ((np.array(y), None if sample_weight is None else np.array(sample_weight)),)
@@ -65,6 +66,22 @@ def test_the_report_is_a_table_and_plain_values():
     assert report.frame()["targets"].tolist() == ["given", "permuted", "permuted"]
 
 
-def test_no_permutation_is_refused():
-    with pytest.raises(DataError, match="n_permutations=0"):
-        permutation_report(Stump(), X, RULE, n_permutations=0)
+@pytest.mark.parametrize("count", [0, 1.5])
+def test_a_number_of_permutations_that_is_none_is_refused(count):
+    with pytest.raises(DataError, match=f"n_permutations={count}"):
+        permutation_report(Stump(), X, RULE, n_permutations=count)
+
+
+def test_a_fit_cut_short_is_no_part_of_a_report():
+    """Ctrl-C ends a fit with the best tree until then, which explains less: among permuted fits p would be too low."""
+
+    class Stopped(Stump):
+        def fit(self, X, y, sample_weight=None):
+            super().fit(X, y, sample_weight)
+            self.interrupted_ = len(Stump.fits) == 3
+            return self
+
+    Stump.fits = ()
+    with pytest.raises(KeyboardInterrupt):
+        permutation_report(Stopped(), X, RULE, n_permutations=9)
+    assert len(Stump.fits) == 3

@@ -206,21 +206,26 @@ class _Validation:
         ]
         scale, chosen = found[place]
         alpha, l0 = self.penalty.prices(Y, w, X.shape[1], scale)
-        parts: dict[str, Any] = {
-            "candidates": [candidate for _, candidate in found],
-            "table": table,
-            "history": history,
-            "guarded": guarded,
-            "selection": "validation",
-        }
-        if result.interrupted or chosen.tree.n_leaves == 1:
-            answer = on_all_rows(chosen, X, Y, w, replace(self.settings, alpha=alpha, l0=l0))
-            return Choice(answer, scale=scale, alpha=alpha, l0=l0, interrupted=result.interrupted, **parts)
-        settings = replace(self.settings, max_support=chosen.largest_rule)
-        final = _by_penalty(
-            X, Y, w, self.make_starts, settings, self.penalty, scale, self.random_state, self.verbose
-        )  # fmt: skip
-        return replace(final, **{**parts, "history": history + final.history})
+        interrupted, again = result.interrupted, None
+        if chosen.tree.n_leaves > 1 and not interrupted:
+            capped = replace(self.settings, max_support=chosen.largest_rule)
+            try:
+                again = _by_penalty(
+                    X, Y, w, self.make_starts, capped, self.penalty, scale, self.random_state, self.verbose
+                )  # fmt: skip
+            except KeyboardInterrupt:  # before there was a candidate: the chosen one is still there
+                interrupted = True
+            else:
+                interrupted, history = again.interrupted, history + again.history
+        answers = [] if again is None else [again.candidate]
+        if again is None or interrupted:
+            settings = replace(self.settings, alpha=alpha, l0=l0)
+            answers.append(on_all_rows(chosen, X, Y, w, settings))
+        answer = min(answers, key=lambda candidate: candidate.objective)
+        candidates = [candidate for _, candidate in found]
+        return Choice(
+            answer, candidates, table, history, "validation", scale, alpha, l0, guarded=guarded, interrupted=interrupted
+        )
 
 
 def held_out_rows(w: Floats, labels: NDArray[np.integer] | None, random_state: int) -> tuple[Rows, Rows]:

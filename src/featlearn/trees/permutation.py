@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import clone
 
+from .._arrays import plain
+from .._parameters import check_count
 from .._random import generator
-from ..exceptions import DataError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,17 +89,18 @@ def permutation_report(
     Raises
     ------
     DataError
-        For fewer than one permutation.
+        For a number of permutations that is not whole, or below 1.
+    KeyboardInterrupt
+        When a fit is interrupted: what a search cut short explains cannot be compared.
 
     Notes
     -----
     ``1 + B`` fits. With many candidates and a low price of splits a tree explains a good part of pure noise: that part
     is what this shows.
     """
-    if n_permutations < 1:
-        raise DataError(f"Got n_permutations={n_permutations}, but expected at least 1.")
-    targets = np.asarray(y.detach().cpu() if isinstance(y, torch.Tensor) else y)
-    weights = None if sample_weight is None else np.asarray(sample_weight)
+    check_count("n_permutations", n_permutations, 1)
+    targets = np.asarray(plain(y))
+    weights = None if sample_weight is None else np.asarray(plain(sample_weight))
     explained = _explained(estimator, X, targets, weights)
     permuted = np.empty(n_permutations)
     for i in range(n_permutations):
@@ -110,4 +112,6 @@ def permutation_report(
 
 def _explained(estimator: Any, X: Any, y: NDArray[Any], weights: NDArray[Any] | None) -> float:
     fitted = clone(estimator).fit(X, y, sample_weight=weights)
+    if fitted.interrupted_:  # a search cut short explains less, of permuted targets too: p would be too low
+        raise KeyboardInterrupt
     return 1 - float(fitted.objective_) / float(fitted.tree_.impurity[0])
