@@ -279,3 +279,20 @@ def test_prototypes_are_learned_too():
     result = learned([task.random_start(np.arange(300), PrototypeMap)], task=task)
     assert result.best.predict(task.new).argmax(axis=1).tolist() != [0] * 2000
     assert task.score(result.best) > 0.9
+
+
+def test_no_step_is_made_that_no_tree_sees(monkeypatch):
+    """Features move between the rounds of the learned route, not after the last one."""
+    moves, seen = Problem.moved, []
+
+    def moved(*arguments):
+        seen.append(arguments)
+        return moves(*arguments)
+
+    monkeypatch.setattr(Problem, "moved", moved)
+    monkeypatch.setattr(learn_module, "POLISHED", 0)
+    history = learned([RANDOM]).history
+    stages = {(entry["stage"], entry["s"]) for entry in history}
+    single = [entry for entry in history if entry["leaves"] == 1]
+    assert not single
+    assert len(seen) == len(history) - len(stages)

@@ -43,7 +43,9 @@ class LearnResult:
     candidates : list of Candidate
         The single leaf first, then in the order in which they were found.
     history : list of dict
-        One entry for every tree that features were moved through: start, route, stage, s, round, h, loss, leaves.
+        One entry for every round of both routes, those of :func:`~featlearn.trees.polish.polish` apart: start, route,
+        stage, s, round, h, and loss and leaves of a tree. On the learned route that is the fuzzy tree that features are
+        moved through; on the direct route it is the crisp tree grown after they were.
     interrupted : bool
         Whether the user stopped it; the candidates are those found until then.
     subsampled : bool
@@ -248,7 +250,7 @@ def _annealed(
             fresh = features.start(problem.X, problem.Y, problem.w, features.n_features, rng)
             features = features.with_parameters(fresh.parameters).rescaled(problem.X, problem.w)
             adam = Adam(plan.learning_rate)
-        else:
+        elif step < plan.rounds - 1:  # no tree would see where the last round moves them
             features = problem.moved(features, tree, h, adam)
     assert best is not None  # the last round is always at the last bandwidth
     return best[1], best[2]
@@ -270,7 +272,7 @@ class _Log:
         self.start, self.bar, self.first = start, bar, len(self.candidates)
 
     def round(self, stage: str, support: int, step: int, h: float, loss: float, tree: Tree) -> None:
-        """A tree that features are about to be moved through, or were just grown for."""
+        """A tree that features are about to be moved through, or that was grown after they were."""
         self.history.append(
             {
                 "start": self.start.name,

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .._arrays import as_tensor
+from .._parameters import check_count
 from .._random import generator
 from ..agop.of_kernel import agop_of_expansion
 from ..exceptions import DataError
@@ -126,8 +128,9 @@ def directions_from_agop(
     Raises
     ------
     DataError
-        For an AGOP that is not square, not symmetric (beyond 1e-6 of its largest entry), not finite, or without a
-        positive eigenvalue; ``n_directions`` below 1; another ``rotate``; a scale that is not positive.
+        For an AGOP that is not of real finite numbers, not square, not symmetric (beyond 1e-6 of its largest entry), or
+        without a positive eigenvalue; ``n_directions`` that is not a whole number of at least 1; another ``rotate``; a
+        scale that is not positive.
 
     Notes
     -----
@@ -142,8 +145,7 @@ def directions_from_agop(
            [1., 0., 0.]])
     """
     matrix = _checked_agop(agop)
-    if n_directions < 1:
-        raise DataError(f"Got n_directions={n_directions}, but expected at least 1.")
+    check_count("n_directions", n_directions, 1)
     if rotate not in (None, "varimax", "both"):
         raise DataError(f"Got rotate={rotate!r}, but expected None, 'varimax' or 'both'.")
     values, vectors = top_eigenvectors(torch.from_numpy(matrix), n_directions)
@@ -173,7 +175,7 @@ def varimax(V: Floats) -> Floats:
     -----
     At most 200 iterations of ``R <- U V'^T`` from the singular value decomposition of ``V^T (L^3 - L m)``, m the column
     means of ``L^2``; ``2 d k^2`` flops each. Equal eigenvalues leave their eigenvectors free, and this picks the
-    sparse ones.
+    sparse ones. Columns mixed by exactly 45 degrees stay as they are: there the slope is zero, too.
 
     Examples
     --------
@@ -198,11 +200,9 @@ def varimax(V: Floats) -> Floats:
 
 
 def _checked_agop(agop: Any) -> Floats:
-    matrix = _in_double(agop)
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
+    matrix = _in_double(agop, "an AGOP")
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise DataError(f"Got an AGOP of shape {matrix.shape}, but expected a square matrix (d, d).")
-    if not np.isfinite(matrix).all():
-        raise DataError("Got an AGOP with NaN or infinity, but expected finite numbers.")
     largest = np.abs(matrix).max()
     if largest == 0:
         raise DataError("Got an AGOP of zeros, but expected one with a direction. Do the outputs depend on the input?")
@@ -216,8 +216,8 @@ def _checked_agop(agop: Any) -> Floats:
 
 
 def _checked_scale(scale: Any, d: int) -> Floats:
-    array = _in_double(scale)
-    if array.shape != (d,) or not (np.isfinite(array) & (array > 0)).all():
+    array = _in_double(scale, "scale")
+    if array.shape != (d,) or not (array > 0).all():
         raise DataError(
             f"Got scale of shape {array.shape}, but expected {d} positive standard deviations, one for each input. "
             "Use 1 for an input that does not vary."
@@ -225,7 +225,6 @@ def _checked_scale(scale: Any, d: int) -> Floats:
     return array
 
 
-def _in_double(values: Any) -> Floats:
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu().double().numpy()
-    return np.asarray(values, dtype=np.float64)
+def _in_double(values: Any, name: str) -> Floats:
+    tensor, _ = as_tensor(values, name=name, dtype=torch.float64)
+    return np.asarray(tensor.detach().cpu())
