@@ -61,7 +61,7 @@ class FeatureMap(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class LinearMap:
-    r"""Linear combinations of the inputs, ``z_j = w_j . x``.
+    r"""Linear combinations of the inputs, ``z_j = w_j^T x``.
 
     Parameters
     ----------
