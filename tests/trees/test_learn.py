@@ -12,13 +12,16 @@ from planted_rules import Task
 
 from featlearn.trees import learn as learn_module
 from featlearn.trees.adam import Adam
+from featlearn.trees.crisp import objective_of
 from featlearn.trees.features import LinearMap, PrototypeMap
 from featlearn.trees.gradient import loss_and_gradient
+from featlearn.trees.grow import grow
 from featlearn.trees.learn import learn, on_all_rows
 from featlearn.trees.polish import polish
 from featlearn.trees.problem import Problem, Settings, Start
 from featlearn.trees.refine import refine
 from featlearn.trees.sparsify import supports
+from featlearn.trees.tree import leaf_tree
 
 TASK = Task("sum", 200, 4, seed=0)
 SETTINGS = Settings(alpha=0.01, l0=0.001)
@@ -128,6 +131,20 @@ def test_polish_keeps_zeros_and_takes_the_better_of_two_trees():
         objective = problem.crisp_loss(moved, found) + 0.013 * (found.n_leaves - 1)
         for other in (problem.crisp(moved), refine(found, Z, TASK.Y, TASK.w, min_weight=5.0)):
             assert objective <= problem.crisp_loss(moved, other) + 0.013 * (other.n_leaves - 1) + 1e-12
+
+
+def test_polish_refines_for_the_objective_not_for_the_loss_alone(monkeypatch):
+    problem = problem_of(TASK, replace(SETTINGS, alpha=0.03))
+    features = ROUGH.map.rescaled(TASK.X, TASK.w)
+    tree = grow(features.forward(TASK.X), TASK.Y, TASK.w, 0.0, max_depth=3, min_weight=5.0)
+    monkeypatch.setattr(Problem, "crisp", lambda self, features: leaf_tree(self.Y, self.w))  # so that refined ones win
+    moved, found = next(polish(problem, features, tree))
+    Z, prices = moved.forward(TASK.X), problem.prices(moved)
+    by_loss, best = (refine(tree, Z, TASK.Y, TASK.w, min_weight=5.0, costs=costs) for costs in (None, prices))
+    one, other = (objective_of(each, problem.crisp_loss(moved, each), prices) for each in (found, by_loss))
+    assert one < other - 1e-3
+    np.testing.assert_array_equal(found.feature, best.feature)
+    np.testing.assert_array_equal(found.threshold, best.threshold)
 
 
 # routes ---------------------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def polish(problem: Problem, features: FeatureMap, tree: Tree) -> Iterator[tuple
     for _ in range(ROUNDS):
         features = problem.moved(features, tree, problem.settings.h, Adam(LEARNING_RATE))
         Z, prices = features.forward(problem.X), problem.prices(features)
-        refined = refine(tree, Z, problem.Y, problem.w, min_weight=problem.settings.min_weight)
+        refined = refine(tree, Z, problem.Y, problem.w, min_weight=problem.settings.min_weight, costs=prices)
         anew = problem.crisp(features)
         objectives = [objective_of(each, problem.crisp_loss(features, each), prices) for each in (refined, anew)]
         tree = refined if objectives[0] <= objectives[1] else anew
