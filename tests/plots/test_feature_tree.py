@@ -8,6 +8,7 @@ import json
 import feature_trees
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -17,6 +18,7 @@ from featlearn.exceptions import DataError
 from featlearn.plots.feature_tree import plot_feature_tree, plot_tree_path
 from featlearn.plots.palette import ALIGNMENT, CENTERED
 from featlearn.plots.tree_rules import condition, leaf_value, shortened, terms_of, three_digits
+from featlearn.trees.estimators import FeatureTreeClassifier
 from featlearn.trees.path import TreePath
 from featlearn.trees.picture import plot_tree
 
@@ -147,6 +149,15 @@ def test_a_rule_of_one_input_says_its_threshold_in_its_own_units() -> None:
     assert told["task"] == "regression"
 
 
+def test_a_threshold_far_from_zero_has_the_digits_that_it_needs() -> None:
+    near = np.random.default_rng(0).standard_normal(200)
+    far = pd.DataFrame({"longitude": -122.3 + 0.05 * near})
+    tree = FeatureTreeClassifier(n_init=0, max_depth=1, random_state=0).fit(far, near > 0.3)
+    sign, _, number = condition(tree.export_dict()["nodes"][0]).partition(" ")
+    assert sign == ">"
+    assert abs((float(number.replace("−", "-")) + 122.3) / 0.05 - 0.3) < 0.05
+
+
 def test_leaves_show_shares_of_classes() -> None:
     told = told_of("classes")
     found = texts(drawn("classes"))
@@ -227,6 +238,8 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         plot_feature_tree(told, image_shape=(3, 3))
     with pytest.raises(DataError, match=r"expected \(height, width\)"):
         plot_feature_tree(told, image_shape=(4,))
+    with pytest.raises(DataError, match=r"image_shape=4, but expected \(height, width\)"):
+        plot_feature_tree(told, image_shape=4)
     assert plt.get_fignums() == []
 
 

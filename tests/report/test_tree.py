@@ -154,6 +154,7 @@ def test_what_cannot_be_shown_is_refused_before_anything_is_written(tmp_path) ->
     for given, options, match in (
         ({"nodes": []}, {}, "export_dict"),
         (told, {"max_terms": 0}, "max_terms=0"),
+        (told, {"max_terms": None}, "max_terms=None, but expected a whole number"),
         (told, {"image_shape": (3, 3)}, "9 pixels, but expected 4"),
         (told, {"examples": [("mine", [1.0, 2.0])]}, "2 values for the row 'mine', but expected 4"),
         (told, {"examples": [("mine", [1.0, 2.0, 3.0, np.nan])]}, "finite"),

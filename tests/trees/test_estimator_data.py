@@ -116,6 +116,8 @@ BAD_DATA = {
     "one class": (X, np.full(120, 7), "one class .7. among the rows"),
     "two columns of labels": (X, np.c_[LABELS, LABELS], "1d array"),
     "numbers for labels": (X, OUTPUTS[:, 0], "Unknown label type"),
+    "a label that is missing": (X, np.where(SIDES[0], "a", None), "rows of y without a label .None, the first in row"),
+    "labels of two types": (X, np.array(["a", 1] * 60, dtype=object), "labels of the types int, str in y"),
     "NaN among labels": (X, np.where(LABELS, 1.0, np.nan), "contains NaN"),
     "too few labels": (X, LABELS[:-1], "inconsistent numbers of samples"),
     "no rows": (X[:0], LABELS[:0], "0 sample"),

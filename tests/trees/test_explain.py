@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -113,7 +114,19 @@ def test_it_is_plain_text_a_table_and_plain_values(fitted):
     assert len(lines) == 2 + len(told.steps)
     assert "all training rows" in lines[0]
     assert lines[-1].endswith("prediction")
-    assert f"{told.outputs[0]} {told.prediction[0]: .3f}" in lines[-1]
+    assert lines[-1].startswith(f"{told.outputs[0]}: ")
+    shown = re.findall(r"^(?:.*?): ([ +-]?[\d.e+-]+)", str(told), re.MULTILINE)
+    assert sum(map(float, shown[:-1])) == pytest.approx(float(shown[-1]), abs=0.005 * abs(told.root[0]))
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e5])
+def test_an_explanation_shows_three_digits_in_any_unit(unit):
+    y = unit * (2.0 * (X[:, 0] > 0) + (X[:, 3] > 0.3))
+    told = FeatureTreeRegressor(**QUICK).fit(X, y).explain(X[3])
+    shown = [float(line.split(":")[1].split()[0]) for line in str(told).splitlines()]
+    parts = [told.root[0], *(step.contribution[0] for step in told.steps), told.prediction[0]]
+    assert_allclose(shown, parts, atol=0.001 * max(map(abs, parts)))
+    assert "-0.000 " not in str(told)
 
 
 def test_one_row_of_any_kind():
@@ -123,10 +136,12 @@ def test_one_row_of_any_kind():
     assert_array_equal(tree.explain(frame.iloc[4]).prediction, expected)
     assert {name for step in tree.explain(frame.iloc[4]).steps for name, _ in step.terms} <= set(frame)
     plain = FeatureTreeClassifier(**QUICK).fit(X, LABELS)
-    for row in (X[4], X[[4]], X[4].tolist(), [X[4].tolist()], torch.tensor(X[4]), torch.tensor(X[[4]])):
+    for row in (X[4], X[[4]], X[4].tolist(), tuple(X[4]), [X[4].tolist()], torch.tensor(X[4]), torch.tensor(X[[4]])):
         assert_array_equal(plain.explain(row).prediction, expected)
     with pytest.raises(DataError, match="Got 2 rows, but expected one"):
         plain.explain(X[:2])
+    with pytest.raises(DataError, match="Got 4, but expected a row: 4 numbers"):
+        plain.explain(4)
     with pytest.raises(DataError, match="NaN in column 1"):
         plain.explain([0, np.nan, 0, 0])
     with pytest.raises(ValueError, match="3 features"):

@@ -36,6 +36,7 @@ BAD = [
     ({"l0": None}, "l0=None"),
     ({"min_weight_leaf": -1}, "min_weight_leaf=-1"),
     ({"n_features": 0}, "n_features=0, but expected 'auto' or a whole number of at least 1"),
+    ({"n_features": np.array([1, 2])}, "n_features=array"),
     ({"n_features": "all"}, "n_features='all'"),
     ({"n_init": -1}, "n_init=-1"),
     ({"n_init": 1.0}, "n_init=1.0"),

@@ -14,12 +14,12 @@ from matplotlib.patches import FancyBboxPatch, PathPatch, Rectangle
 from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter
 
-from ..exceptions import DataError
 from .palette import ALIGNMENT, CENTERED, COMPARISON, FAINT, INK, MUTED, diverging
 from .panels import panels
 from .tree_rules import (
     REACH,
     check_image,
+    check_terms,
     check_tree,
     condition,
     largest_weight,
@@ -84,9 +84,7 @@ def plot_feature_tree(
         Not a tree, another number of pixels than of inputs, or ``max_terms`` below 1.
     """
     check_tree(told)
-    if not isinstance(max_terms, int | np.integer) or max_terms < 1:
-        raise DataError(f"Got max_terms={max_terms!r}, but expected a whole number of at least 1.")
-    picture = _Picture(told, int(max_terms), check_image(told, image_shape))
+    picture = _Picture(told, check_terms(max_terms), check_image(told, image_shape))
     root = picture.layout(0, 0, ABOVE)
     width = max(NARROWEST, picture.left(picture.deepest) + picture.leaf_width + MARGIN)
     height = root.bottom + BELOW

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .._parameters import check_count
 from ..exceptions import DataError
 
 __all__ = [
     "REACH",
     "Term",
     "check_image",
+    "check_terms",
     "check_tree",
     "condition",
     "largest_weight",
@@ -67,7 +69,7 @@ def check_image(told: Mapping[str, Any], image_shape: Sequence[int] | None) -> t
     """Height and width; DataError unless there are as many pixels as inputs."""
     if image_shape is None:
         return None
-    shape = tuple(image_shape)
+    shape = tuple(image_shape) if isinstance(image_shape, Iterable) else ()
     if len(shape) != 2 or any(not isinstance(side, int | np.integer) or side < 1 for side in shape):
         raise DataError(f"Got image_shape={image_shape!r}, but expected (height, width) in pixels.")
     inputs = len(told["features"])
@@ -77,6 +79,11 @@ def check_image(told: Mapping[str, Any], image_shape: Sequence[int] | None) -> t
             "are inputs. Pass the shape of the images, one input a pixel, row by row."
         )
     return int(shape[0]), int(shape[1])
+
+
+def check_terms(max_terms: int) -> int:
+    """The same number; DataError unless it is a whole one of at least 1."""
+    return check_count("max_terms", max_terms, 1)
 
 
 def terms_of(node: Mapping[str, Any], most: int | None = None) -> tuple[list[Term], int]:
@@ -113,7 +120,8 @@ def condition(node: Mapping[str, Any]) -> str:
         return f"feature {node['feature']} > {three_digits(threshold)}"
     if len(node["terms"]) == 1:
         weight = node["terms"][0][1]
-        return f"{'>' if weight > 0 else '<'} {three_digits(node['threshold'] / weight)}"
+        # The threshold of the rule is in standard deviations of its input.
+        return f"{'>' if weight > 0 else '<'} {three_digits(node['threshold'] / weight, node['threshold'])}"
     return f"sum > {three_digits(threshold)}"
 
 
@@ -155,9 +163,10 @@ def positions(told: Mapping[str, Any]) -> dict[int, int]:
     return depths
 
 
-def three_digits(value: float) -> str:
-    """Three significant digits, or all before the point."""
-    text = f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
+def three_digits(value: float, size: float = 0.0) -> str:
+    """Three significant digits, one more for every power of ten in ``size``, or all before the point."""
+    digits = 3 + (math.floor(math.log10(abs(size))) if 1 < abs(size) < math.inf else 0)
+    text = f"{value:,.0f}" if 10**digits <= abs(value) < 1e6 else f"{value:,.{digits}g}"
     return text.replace("-", "\N{MINUS SIGN}")
 
 

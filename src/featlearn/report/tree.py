@@ -19,6 +19,7 @@ from ..plots.palette import diverging
 from ..plots.tree_rules import (
     REACH,
     check_image,
+    check_terms,
     check_tree,
     condition,
     largest_weight,
@@ -91,8 +92,7 @@ def write_tree_page(
     """
     check_tree(told)
     shape = check_image(told, image_shape)
-    if max_terms < 1:
-        raise DataError(f"Got max_terms={max_terms}, but expected at least 1.")
+    max_terms = check_terms(max_terms)
     rows = _checked_examples(told, examples)
     splits = [node for node in told["nodes"] if node["left"] is not None]
     drawn = _Drawn(told, max_terms, shape)

@@ -34,7 +34,7 @@ from .path import TreePath, path_of
 from .permutation import PermutationReport, permutation_report
 from .rows import distinct_rows
 from .rules import rules_of
-from .targets import Targets, as_classes, as_outputs
+from .targets import Targets, as_classes, as_outputs, check_labels
 from .tree import Tree
 
 if TYPE_CHECKING:
@@ -287,8 +287,11 @@ class FeatureTreeBase(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         check_is_fitted(self, "tree_")
         if hasattr(x, "to_frame"):
             x = x.to_frame().T
-        elif np.ndim(plain(x)) == 1:
-            x = plain(x)[None] if not isinstance(x, list) else [x]
+        elif not hasattr(x, "columns"):
+            x = np.asarray(plain(x))
+            if x.ndim == 0:
+                raise DataError(f"Got {x}, but expected a row: {self.n_features_in_} numbers, such as X[0].")
+            x = x[None] if x.ndim == 1 else x
         rows = self._checked_rows(x)
         if len(rows) != 1:
             raise DataError(f"Got {len(rows)} rows, but expected one. Call explain for each.")
@@ -302,7 +305,7 @@ class FeatureTreeBase(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         units : {"original", "standardized"}, default="original"
             Weights per unit of the inputs, or per standard deviation.
         decimals : int, default=3
-            Significant digits.
+            Significant digits; more for inputs that are far from 0 for their spread, so that the rule remains the same.
         max_terms : int or None, default=6
             Terms of a rule that are written, the largest first; how many are not is told. None: all.
 
@@ -320,9 +323,9 @@ class FeatureTreeBase(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         dict
             ``nodes``: a list of id, left, right, n, value, gain, impurity, and for rules ``terms`` (name and weight in
             units of the input, the largest per standard deviation first), ``threshold`` (right if larger),
-            ``standardized``, and ``centers`` of prototypes, for which the weighted squared distance, taken negative, is
-            compared; ``task``, ``features``, ``outputs``, ``classes``, ``importances``, ``selection``, ``units``,
-            ``versions``; ``exact``: what predictions are computed from.
+            ``standardized``, ``means`` of the inputs in training, and ``centers`` of prototypes, for which the
+            weighted squared distance, taken negative, is compared; ``task``, ``features``, ``outputs``, ``classes``,
+            ``importances``, ``selection``, ``units``, ``versions``; ``exact``: what predictions are computed from.
 
         Raises
         ------
@@ -419,6 +422,7 @@ class FeatureTreeClassifier(ClassifierMixin, FeatureTreeBase):
     def _validated(self, X: Any, y: Any) -> tuple[Floats, NDArray[Any]]:
         X, y = validate_data(self, plain(X), plain(y), dtype=np.float64, ensure_all_finite=False, ensure_min_samples=2)
         check_finite(X, getattr(self, "feature_names_in_", None))
+        check_labels(y)
         return X, y
 
     def _targets(self, y: NDArray[Any], w: Floats) -> Targets:

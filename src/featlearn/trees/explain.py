@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .export import ROUNDING
 from .rules import rules_of
 from .tree import share_right
 
@@ -134,9 +136,17 @@ class Explanation:
         return "\n".join(lines)
 
     def _told(self, values: NDArray[np.float64], *, sign: bool = False) -> str:
-        """Numbers of all outputs, or of the three largest of many."""
+        """Numbers of all outputs, or of the three largest of many, to one place of the point in all lines."""
         shown = range(len(values)) if len(values) <= 3 else np.sort(np.argsort(-np.abs(self.prediction))[:3]).tolist()
-        return ", ".join(f"{self.outputs[k]} {values[k]:{'+' if sign else ' '}.3f}" for k in shown)
+        largest = np.abs([self.root, self.prediction, *(step.contribution for step in self.steps)]).max(axis=0)
+        told = []
+        for k in shown:
+            power = math.floor(math.log10(largest[k])) if largest[k] > 0 else 0
+            kind = f".{max(0, (3 if power >= 0 else 2) - power)}f" if -5 < power < 9 else ".3e"
+            # What is only rounding is 0, without a sign of its own.
+            value = 0.0 if abs(values[k]) < ROUNDING * largest[k] else values[k]
+            told.append(f"{self.outputs[k]}: {value:{'+' if sign else ' '}{kind}}")
+        return ", ".join(told)
 
 
 def explain(fitted: FeatureTreeBase, x: NDArray[np.float64], outputs: tuple[str, ...]) -> Explanation:

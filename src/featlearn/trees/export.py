@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Mapping
 from dataclasses import fields
@@ -12,6 +13,7 @@ import sklearn
 from sklearn.utils.validation import check_is_fitted
 
 from .. import __version__
+from .._parameters import check_count
 from ..exceptions import DataError
 from .features import FeatureMap, LinearMap, PrototypeMap
 from .inputs import Inputs
@@ -21,11 +23,12 @@ from .tree import Tree
 if TYPE_CHECKING:
     from .estimators import FeatureTreeBase
 
-__all__ = ["FORMAT", "tree_from_dict", "tree_to_dict", "tree_to_text"]
+__all__ = ["FORMAT", "rule_text", "tree_from_dict", "tree_to_dict", "tree_to_text"]
 
 FORMAT, VERSION = "featlearn tree", 1
 UNITS = ("original", "standardized")
 SHARES = 3  # classes that a leaf tells, the most frequent ones
+ROUNDING = 1e-12  # of the largest value: what is smaller is told as 0
 
 
 def tree_to_dict(fitted: FeatureTreeBase, *, exact: bool = True) -> dict[str, Any]:
@@ -81,6 +84,7 @@ def _node(tree: Tree, rules: list[Rule], names: tuple[str, ...], node: int) -> d
         "inputs": [int(i) for i in rule.inputs],
         "terms": [[names[i], weight] for i, weight in zip(rule.inputs, rule.weights, strict=True)],
         "centers": list(rule.centers),
+        "means": list(rule.means),
         "threshold": float(tree.threshold[node]) + rule.offset,
         "standardized": {
             "weights": list(rule.standardized_weights),
@@ -121,15 +125,25 @@ def tree_from_dict(fitted: FeatureTreeBase, told: Mapping[str, Any]) -> None:
     Raises
     ------
     DataError
-        If it is no such thing, of a later version, or of the other task.
+        If it is no such thing, incomplete, of a later version, or of the other task.
     """
     if not isinstance(told, Mapping) or told.get("format") != FORMAT:
         raise DataError("Got no exported tree, but expected what export_dict() returned.")
-    if told["version"] > VERSION:
+    if told.get("version", VERSION) > VERSION:
         raise DataError(f"Got a tree of format {told['version']}, but this featlearn reads up to {VERSION}. Update it.")
     task = "classification" if hasattr(fitted, "predict_proba") else "regression"
-    if told["task"] != task:
+    if told.get("task", task) != task:
         raise DataError(f"Got a tree for {told['task']}, but {type(fitted).__name__} is for {task}. Use the other one.")
+    try:
+        _restore(fitted, told)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise DataError(
+            f"Got an exported tree that is not whole ({type(error).__name__}: {error}), but expected all that "
+            "export_dict() returned."
+        ) from error
+
+
+def _restore(fitted: FeatureTreeBase, told: Mapping[str, Any]) -> None:
     exact = told["exact"]
     columns = exact["inputs"]
     inputs = Inputs(**{field.name: np.array(columns[field.name]) for field in fields(Inputs)})
@@ -157,15 +171,14 @@ def tree_to_text(
     """Nested rules: see :meth:`FeatureTreeClassifier.export_text`."""
     if units not in UNITS:
         raise DataError(f"Got units={units!r}, but expected one of {', '.join(map(repr, UNITS))}.")
-    if not isinstance(decimals, int | np.integer) or decimals < 1:
-        raise DataError(f"Got decimals={decimals!r}, but expected a whole number of at least 1.")
-    if max_terms is not None and (not isinstance(max_terms, int | np.integer) or max_terms < 1):
-        raise DataError(f"Got max_terms={max_terms!r}, but expected a whole number of at least 1, or None for all.")
+    check_count("decimals", decimals, 1)
+    if max_terms is not None:
+        check_count("max_terms", max_terms, 1, other="None for all or ")
     lines: list[str] = []
 
     def write(place: int, indent: str) -> None:
         node = told["nodes"][place]
-        rows = f"   (n = {node['n']:.10g})"
+        rows = f"   (n = {number_text(node['n'], 6)})"
         if node["left"] is None:
             lines.append(f"{indent}{_leaf(told, node, decimals)}{rows}")
             return
@@ -175,48 +188,69 @@ def tree_to_text(
         write(node["left"], indent + "    ")
 
     write(0, "")
+    if told["predict_mode"] == "fuzzy" and told["nodes"][0]["left"] is not None:
+        lines.append("(soft: near a threshold a row counts on both sides)")
     return "\n".join(lines)
 
 
 def rule_text(node: Mapping[str, Any], units: str = "original", decimals: int = 3, max_terms: int | None = 6) -> str:
-    """The condition under which a row goes right."""
+    """The condition under which a row goes right.
 
-    def number(value: float) -> str:
-        return f"{value:.{decimals}g}"
-
+    Features have standard deviation 1, and digits are told down to the same place of it: more of them for an input far
+    from 0, such as a year, without which the rule would say something else.
+    """
     names, weights = [name for name, _ in node["terms"]], [weight for _, weight in node["terms"]]
-    centers, threshold = node["centers"], node["threshold"]
+    centers, means, threshold = node["centers"], node["means"], node["threshold"]
     if units == "standardized":
         weights, centers, threshold = (node["standardized"][key] for key in ("weights", "centers", "threshold"))
+        means = [0.0] * len(weights)
+    bound = number_text(threshold, decimals, threshold)
     if node["rule"] == "other":
-        return f"feature_{node['feature']} > {number(threshold)}"
+        return f"feature_{node['feature']} > {bound}"
     shown = len(weights) if max_terms is None else min(max_terms, len(weights))
     if node["rule"] == "prototype":
         parts = [
-            f"{number(w * w)}*({name} {'+' if p < 0 else '-'} {number(abs(p))})^2"
+            f"{number_text(w * w, decimals)}*({name} {'+' if p < 0 else '-'} {number_text(abs(p), decimals, w * p)})^2"
             for name, w, p in zip(names[:shown], weights[:shown], centers[:shown], strict=True)
         ]
-        text, compare, threshold = " + ".join(parts), "<", -threshold
+        text, compare, bound = " + ".join(parts), "<", number_text(-threshold, decimals)
+    elif len(weights) == 1:
+        return f"{names[0]} {'>' if weights[0] > 0 else '<'} {number_text(threshold / weights[0], decimals, threshold)}"
     else:
-        parts = [f"{number(abs(w))}*{name}" for name, w in zip(names[:shown], weights[:shown], strict=True)]
+        parts = [
+            f"{number_text(abs(w), decimals, w * mean)}*{name}"
+            for name, w, mean in zip(names[:shown], weights[:shown], means[:shown], strict=True)
+        ]
         signs = ["-" if w < 0 else "+" for w in weights[:shown]]
         text = ("-" if signs[0] == "-" else "") + parts[0]
         text += "".join(f" {sign} {part}" for sign, part in zip(signs[1:], parts[1:], strict=True))
         compare = ">"
     hidden = len(weights) - shown
     text += f" + {hidden} smaller term{'s' if hidden > 1 else ''}" if hidden else ""
-    return f"{text} {compare} {number(threshold)}"
+    return f"{text} {compare} {bound}"
+
+
+def number_text(value: float, digits: int, size: float = 0.0) -> str:
+    """So many significant digits, one more for every power of ten in ``size``, and all before the point up to 1e7."""
+    if 1 < abs(size) < math.inf:
+        digits += math.floor(math.log10(abs(size)))
+    text = f"{value:.{digits}g}"
+    return f"{value:.0f}" if "e+" in text and abs(value) < 1e7 else text
 
 
 def _leaf(told: Mapping[str, Any], node: Mapping[str, Any], decimals: int) -> str:
     values = node["value"]
     if told["task"] == "regression":
-        return "value: " + ", ".join(
-            f"{value:.{decimals}g}" if len(values) == 1 else f"{name} {value:.{decimals}g}"
-            for name, value in zip(told["outputs"], values, strict=True)
-        )
+        largest = np.abs([other["value"] for other in told["nodes"]]).max(axis=0)
+        numbers = [
+            number_text(0.0 if abs(value) < ROUNDING * most else value, decimals)
+            for value, most in zip(values, largest, strict=True)
+        ]
+        names = [f"{name} = " if len(values) > 1 else "" for name in told["outputs"]]
+        return "value: " + ", ".join(f"{name}{number}" for name, number in zip(names, numbers, strict=True))
     order = sorted(range(len(values)), key=lambda k: -values[k])
     shown = [k for k in order[:SHARES] if values[k] > 0]
-    text = ", ".join(f"{told['outputs'][k]} {values[k]:.{decimals}g}" for k in shown)
+    # The names of classes are often numbers, too: not to be taken for shares.
+    text = ", ".join(f"{told['outputs'][k]} ({100 * values[k]:.{decimals}g}%)" for k in shown)
     rest = sum(values[k] for k in order[len(shown) :])
-    return f"class: {text}" + (f", others {rest:.{decimals}g}" if rest > 0 else "")
+    return f"class: {text}" + (f", others ({100 * rest:.{decimals}g}%)" if rest > 0 else "")

@@ -36,11 +36,10 @@ def check_parameters(given: Any) -> None:
             )
     _check_start(given)
     check_count("max_depth", given.max_depth, 1)
-    if not (isinstance(given.n_init, str) and given.n_init == "auto"):
-        check_count("n_init", given.n_init, 0, other="'auto' or ")
+    for name, least in (("n_init", 0), ("n_features", 1)):
+        if not (isinstance(value := getattr(given, name), str) and value == "auto"):
+            check_count(name, value, least, other="'auto' or ")
     check_count("max_iter", given.max_iter, 0)
-    if given.n_features != "auto":
-        check_count("n_features", given.n_features, 1, other="'auto' or ")
     for name in ("penalty_scale", "min_weight_leaf"):
         check_amount(name, getattr(given, name))
     for name in ("alpha", "l0"):

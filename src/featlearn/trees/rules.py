@@ -26,6 +26,8 @@ class Rule:
         Columns i, that with the largest weight per standard deviation first.
     weights, centers : tuple of float
         w and p in units of the input; no centers where there are no prototypes.
+    means : tuple of float
+        Of the inputs in the training rows.
     standardized_weights, standardized_centers : tuple of float
         The same for inputs minus their means and divided by their standard deviations.
     offset : float
@@ -36,6 +38,7 @@ class Rule:
     inputs: tuple[int, ...] = ()
     weights: tuple[float, ...] = ()
     centers: tuple[float, ...] = ()
+    means: tuple[float, ...] = ()
     standardized_weights: tuple[float, ...] = ()
     standardized_centers: tuple[float, ...] = ()
     offset: float = 0.0
@@ -51,22 +54,22 @@ class Rule:
 
 def rules_of(features: FeatureMap, inputs: Inputs) -> list[Rule]:
     """The rule of every feature."""
-    columns, scale = np.flatnonzero(inputs.kept), inputs.scale[inputs.kept]
+    columns, scale, mean = np.flatnonzero(inputs.kept), inputs.scale[inputs.kept], inputs.mean[inputs.kept]
     if isinstance(features, LinearMap):
         offsets = inputs.offsets(features.weights).tolist()
         rules = []
         for row, offset in zip(features.weights, offsets, strict=True):
             used = _by_size(row)
-            weights = tuple((row / scale)[used].tolist())
-            rules.append(Rule("linear", tuple(columns[used]), weights, (), tuple(row[used].tolist()), (), offset))
+            weights, means, own = (tuple(part[used].tolist()) for part in (row / scale, mean, row))
+            rules.append(Rule("linear", tuple(columns[used]), weights, (), means, own, (), offset))
         return rules
     if isinstance(features, PrototypeMap):
         rules = []
         for row, place in zip(np.abs(features.masks), features.prototypes, strict=True):
             used = _by_size(row)
-            numbers = (row / scale, place * scale + inputs.mean[inputs.kept], row, place)
-            weights, centers, masks, places = (tuple(part[used].tolist()) for part in numbers)
-            rules.append(Rule("prototype", tuple(columns[used]), weights, centers, masks, places))
+            numbers = (row / scale, place * scale + mean, mean, row, place)
+            weights, centers, means, masks, places = (tuple(part[used].tolist()) for part in numbers)
+            rules.append(Rule("prototype", tuple(columns[used]), weights, centers, means, masks, places))
         return rules
     return [Rule("other")] * features.n_features
 

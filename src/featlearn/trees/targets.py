@@ -12,7 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from ..exceptions import DataError
 from .inputs import weighted_mean_and_scale
 
-__all__ = ["Targets", "as_classes", "as_outputs"]
+__all__ = ["Targets", "as_classes", "as_outputs", "check_labels"]
 
 Array = NDArray[np.float64]
 
@@ -41,15 +41,39 @@ class Targets:
         return values * self.scale + self.center
 
 
+def check_labels(y: NDArray[Any]) -> None:
+    """Refuse what are no labels.
+
+    Raises
+    ------
+    DataError
+        For missing entries among texts, and for texts among numbers. ValueError (of scikit-learn) for fractions.
+    """
+    if y.dtype.kind == "O":
+        missing = [i for i, label in enumerate(y) if label is None]
+        if missing:
+            raise DataError(
+                f"Got {len(missing)} rows of y without a label (None, the first in row {missing[0]}), but expected one "
+                "in every row. Drop these rows."
+            )
+        kinds = sorted({type(label).__name__ for label in y})
+        try:
+            np.unique(y)
+        except TypeError as error:
+            raise DataError(
+                f"Got labels of the types {', '.join(kinds)} in y, but expected one type. Turn all into text."
+            ) from error
+    check_classification_targets(y)
+
+
 def as_classes(y: NDArray[Any], w: Array) -> Targets:
     """One-hot labels (n,) with positive weights.
 
     Raises
     ------
     DataError
-        For a single class. ValueError (of scikit-learn) for numbers that are no labels.
+        For a single class.
     """
-    check_classification_targets(y)
     classes, codes = np.unique(y, return_inverse=True)
     if len(classes) < 2:
         raise DataError(
