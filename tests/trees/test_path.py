@@ -106,6 +106,15 @@ def test_held_out_scores_are_in_the_table_of_a_validated_tree():
     assert json.loads(json.dumps(path.to_dict())) == path.to_dict()
 
 
+def test_the_star_of_a_validated_tree_is_the_tree_that_was_learned_again_on_all_rows():
+    for kind, y, mode in ((FeatureTreeClassifier, LABELS, "fuzzy"), (FeatureTreeRegressor, OUTPUTS[:, 0], "crisp")):
+        tree = kind(**QUICK, selection="validation", predict_mode=mode).fit(X[TRAIN], y[TRAIN])
+        assert tree.n_leaves_ > 1
+        row = next(row for row in tree.path_frame(X[NEW], y[NEW]).rows if row["chosen"])
+        assert_allclose(row["score"], tree.score(X[NEW], y[NEW]))
+        assert (row["leaves"], row["loss"], row["objective"]) == (tree.n_leaves_, tree.loss_, tree.objective_)
+
+
 def test_what_cannot_be_scored_is_refused(classifier):
     for arguments, told in [
         ((X, None), "one of X and y"),
@@ -116,3 +125,6 @@ def test_what_cannot_be_scored_is_refused(classifier):
             classifier.path_frame(*arguments)
     with pytest.raises(DataError, match="cart without X and y"):
         classifier.path_frame(cart=(X, LABELS))
+    for wrong in (X, True, (X, LABELS, LABELS)):
+        with pytest.raises(DataError, match="expected a pair: X and y of the training rows"):
+            classifier.path_frame(X, LABELS, cart=wrong)

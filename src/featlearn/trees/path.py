@@ -33,7 +33,8 @@ class TreePath:
     rows : list of dict
         Of the candidates: ``kappa``, ``s`` (weights a rule could have), ``start``, ``route``, ``stage``, ``loss`` and
         ``objective`` (training), ``leaves``, ``weights`` (of all rules), ``held_out`` (validation score of the
-        selection, or None), ``score`` (on the rows given, or None), ``chosen``.
+        selection, or None), ``score`` (on the rows given, or None), ``chosen``. The chosen one is told as it was put:
+        by "validation" it was learned again on all rows, and ``held_out`` is of the candidate before.
     cart : list of dict
         ``leaves``, ``weights`` (one a split) and ``score`` of scikit-learn's pruned trees; empty if not asked for.
     metric : str
@@ -88,9 +89,15 @@ def path_of(fitted: FeatureTreeBase, X: Any, y: Any, cart: tuple[Any, Any] | Non
         raise DataError("Got one of X and y, but expected both: rows to score on, or none.")
     if X is None and cart is not None:
         raise DataError("Got cart without X and y, but expected rows to score on, other than those of cart.")
+    if cart is not None and not (isinstance(cart, tuple | list) and len(cart) == 2):
+        raise DataError(f"Got cart of type {type(cart).__name__}, but expected a pair: X and y of the training rows.")
     classes = getattr(fitted, "classes_", None)
     metric = "R2" if classes is None else "accuracy"
-    table = fitted.path_.to_dict("records")
+    table: list[dict[str, Any]] = fitted.path_.to_dict("records")
+    for row in table:
+        if row["chosen"]:
+            row |= {"loss": fitted.loss_, "objective": fitted.objective_, "leaves": fitted.n_leaves_}
+            row["weights"] = int(fitted.n_weights_[fitted.tree_.feature[fitted.tree_.split_nodes]].sum())
     if X is None:
         rows = [{**row, "score": 1 - row["loss"] / fitted.tree_.impurity[0]} for row in table]
         return TreePath(rows, [], "1 - loss / variance", "training rows")
@@ -99,7 +106,10 @@ def path_of(fitted: FeatureTreeBase, X: Any, y: Any, cart: tuple[Any, Any] | Non
         raise DataError(f"Got X with {len(scored)} rows and y with {len(targets)}, but expected as many.")
     rows = []
     for row, candidate in zip(table, fitted.candidates_, strict=True):
-        values = candidate.predict(scored) * fitted._targets_scale + fitted._targets_center
+        if row["chosen"]:
+            values = fitted._values(X)
+        else:
+            values = candidate.predict(scored) * fitted._targets_scale + fitted._targets_center
         predicted = values if classes is None else classes[values.argmax(axis=1)]
         rows.append({**row, "score": _score(targets, predicted, classes is None)})
     return TreePath(rows, [] if cart is None else _cart_path(fitted, X, targets, cart), metric, "given rows")
