@@ -295,7 +295,7 @@ REFUSED_OF_TREES = {
     "machine and tree": (2, ["both", "more.csv"], "with a machine and a tree"),
     "no tree": (3, ["scores.json", "more.csv"], "holds no tree"),
     "half a file": (3, ["half.json", "more.csv"], "cannot be read as a tree"),
-    "parts of another tree": (3, ["mixed.json", "more.csv"], "do not fit together"),
+    "parts of another tree": (3, ["mixed.json", "more.csv"], "an exported tree that is not whole"),
     "columns of another table": (3, ["columns.json", "more.csv"], "do not fit together"),
     "later format": (3, ["later.json", "more.csv"], "reads up to 1"),
     "a column less": (4, ["out", "less.csv"], "without soil, but expected all 4 columns"),
